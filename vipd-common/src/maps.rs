@@ -1,0 +1,490 @@
+//! Every map the XDP program and the daemon share: name, key, value and size.
+//!
+//! Addresses and ports are big-endian byte arrays, copied to and from the wire unconverted; counts,
+//! indexes and times are native integers (kernel and daemon run on the same machine). No value has
+//! padding, an `Option` or a `bool`: sizes are asserted below.
+//!
+//! Only the daemon's `datapath` module writes them from user space.
+
+use crate::addr::{Ipv4Bytes, MacAddr};
+
+/// Version of everything in this module. It is the last component of the pin directory
+/// (`<pin_dir>/v<LAYOUT>`), so a map of another layout is never reused. Raise it with any change.
+pub const LAYOUT: u32 = 1;
+
+/// `VIPS`: hash, [`Ipv4Bytes`] -> [`Address`]. What the program does with frames for an address.
+pub const VIPS: &str = "VIPS";
+/// `SERVICES`: hash, [`ServiceKey`] -> service index (`u32`).
+pub const SERVICES: &str = "SERVICES";
+/// `ACTIVE`: array, service index -> [`Active`]. The only thing a cutover writes.
+pub const ACTIVE: &str = "ACTIVE";
+/// `BACKENDS`: array, slot -> [`Backend`].
+pub const BACKENDS: &str = "BACKENDS";
+/// `CONFIRMED`: array, service index -> [`Confirmed`]. The daemon's memory across a restart.
+pub const CONFIRMED: &str = "CONFIRMED";
+/// `FLOWS`: shared LRU hash, [`FlowKey`] -> [`Flow`]. Connections whose handshake is complete.
+pub const FLOWS: &str = "FLOWS";
+/// `HALF_OPEN`: like [`FLOWS`], for connections whose handshake is not complete. A SYN flood fills
+/// this table and leaves the other alone.
+pub const HALF_OPEN: &str = "HALF_OPEN";
+/// `INTERFACES`: hash, interface index (`u32`) -> [`Interface`].
+pub const INTERFACES: &str = "INTERFACES";
+/// `PORTS`: devmap hash, interface index -> the same, for frames that leave by another interface.
+pub const PORTS: &str = "PORTS";
+/// `COUNTERS`: per-CPU array, [`crate::verdict::Verdict`] -> [`Counter`].
+pub const COUNTERS: &str = "COUNTERS";
+/// `FIRST`: array, service index -> generation (`u32`) whose first packet was reported.
+pub const FIRST: &str = "FIRST";
+/// `RIVAL_AT`: array of one, CLOCK_MONOTONIC ns (`u64`) of the last rival event.
+pub const RIVAL_AT: &str = "RIVAL_AT";
+/// `EVENTS`: ring buffer of [`KernelEvent`].
+pub const EVENTS: &str = "EVENTS";
+
+/// Every map by name, in no particular order: what is pinned, and what a restart expects.
+pub const ALL: [&str; 13] = [
+    VIPS, SERVICES, ACTIVE, BACKENDS, CONFIRMED, FLOWS, HALF_OPEN, INTERFACES, PORTS, COUNTERS,
+    FIRST, RIVAL_AT, EVENTS,
+];
+
+/// Entries in [`VIPS`].
+pub const MAX_VIPS: u32 = 1024;
+/// Entries in [`SERVICES`], [`ACTIVE`], [`CONFIRMED`] and [`FIRST`].
+pub const MAX_SERVICES: u32 = 1024;
+/// Entries in [`BACKENDS`].
+pub const MAX_SLOTS: u32 = 8192;
+/// Entries in [`INTERFACES`] and [`PORTS`].
+pub const MAX_INTERFACES: u32 = 64;
+/// Entries in [`FLOWS`] unless configured: two a connection.
+pub const DEFAULT_FLOWS: u32 = 131_072;
+/// Entries in [`HALF_OPEN`] unless configured: two a connection.
+pub const DEFAULT_HALF_OPEN: u32 = 32_768;
+/// Bytes of [`EVENTS`].
+pub const EVENTS_BYTES: u32 = 65_536;
+
+/// A half-open connection is forgotten after this long without a packet.
+pub const HALF_OPEN_NS: u64 = 60 * SECOND_NS;
+/// A connection that carried nothing for this long is forgotten; Redis's own `tcp-keepalive`
+/// (300 s by default) is far below.
+pub const IDLE_NS: u64 = 24 * 3600 * SECOND_NS;
+/// How long a connection lives on after both sides sent FIN: TIME-WAIT's 60 s.
+pub const CLOSED_NS: u64 = 60 * SECOND_NS;
+/// How long a connection lives on after a FIN from one side (Linux gives FIN-WAIT-2 60 s; a client
+/// that only half-closes and goes on reading gets more).
+pub const CLOSING_NS: u64 = 600 * SECOND_NS;
+/// How long a connection lives on after a RST, so that crossing segments still find it.
+pub const RESET_NS: u64 = 5 * SECOND_NS;
+/// At most one rival event in this time.
+pub const RIVAL_INTERVAL_NS: u64 = SECOND_NS;
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// Value of [`VIPS`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Address {
+    /// Or of the `Address::…` bits.
+    pub flags: u32,
+}
+
+impl Address {
+    /// A virtual address in mode `nat`.
+    pub const NAT: u32 = 1;
+    /// A virtual address in mode `dsr`.
+    pub const DSR: u32 = 1 << 1;
+    /// Answer ARP for it. Never set without [`Self::NAT`] or [`Self::DSR`].
+    pub const ANNOUNCE: u32 = 1 << 2;
+    /// Answer ICMP echo: at least one of its services is up.
+    pub const ECHO: u32 = 1 << 3;
+    /// An address of this host that NAT uses as a source: backends reply to it. What is not a
+    /// reply to a flow passes to the host's stack.
+    pub const SOURCE: u32 = 1 << 4;
+    /// Either virtual mode.
+    pub const VIRTUAL: u32 = Self::NAT | Self::DSR;
+
+    /// Whether any of `flags` is set.
+    #[inline(always)]
+    pub const fn has(&self, flags: u32) -> bool {
+        self.flags & flags != 0
+    }
+}
+
+/// Key of [`SERVICES`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+pub struct ServiceKey {
+    /// The VIP.
+    pub addr: Ipv4Bytes,
+    /// The TCP port on it, big-endian.
+    pub port: [u8; 2],
+    /// Always zero.
+    pub zero: [u8; 2],
+}
+
+impl ServiceKey {
+    /// The key of a port on a VIP.
+    #[inline(always)]
+    pub const fn new(addr: Ipv4Bytes, port: [u8; 2]) -> Self {
+        Self { addr, port, zero: [0; 2] }
+    }
+}
+
+/// What a service does with packets now.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ServiceState {
+    /// No master is known: dropped.
+    #[default]
+    Down = 0,
+    /// Forwarded to the slot.
+    Up = 1,
+    /// Between two masters: held back from the old one, dropped without an error.
+    Parked = 2,
+}
+
+/// Value of [`ACTIVE`]: one aligned 64-bit word, so that no reader ever sees half of a cutover.
+///
+/// `generation << 32 | state << 16 | slot`. The generation changes with the master's identity;
+/// the slot also when only its next hop did. Zero, an array's initial value, is `Down`.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Active(pub u64);
+
+impl Active {
+    /// Packs the three.
+    #[inline(always)]
+    pub const fn new(state: ServiceState, slot: u16, generation: u32) -> Self {
+        Self((generation as u64) << 32 | (state as u64) << 16 | slot as u64)
+    }
+
+    /// Index into [`BACKENDS`]; meaningless while `Down`.
+    #[inline(always)]
+    pub const fn slot(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// Unknown states read as `Down`: nothing is forwarded on a misunderstanding.
+    #[inline(always)]
+    pub const fn state(self) -> ServiceState {
+        match (self.0 >> 16) as u8 {
+            1 => ServiceState::Up,
+            2 => ServiceState::Parked,
+            _ => ServiceState::Down,
+        }
+    }
+
+    /// Counts the masters this service had.
+    #[inline(always)]
+    pub const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+/// How packets of a service reach its backend.
+#[repr(u8)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ForwardMode {
+    /// Full NAT.
+    Nat = 1,
+    /// Link-layer addresses only.
+    Dsr = 2,
+}
+
+/// Value of [`BACKENDS`]: everything needed to send a packet to one Redis node for one service.
+///
+/// A slot that [`ACTIVE`] names is never edited.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Backend {
+    /// The node's address, IPv4 as [`crate::addr::mapped`].
+    pub addr: [u8; 16],
+    /// NAT's source address, IPv4 mapped: the VIP itself or an address of this host.
+    pub source: [u8; 16],
+    /// The node's TCP port, big-endian.
+    pub port: [u8; 2],
+    /// Link-layer address of the next hop: the node, or a router.
+    pub next_hop: MacAddr,
+    /// Link-layer address of the interface that leads there.
+    pub own_mac: MacAddr,
+    /// 802.1Q VLAN id on that interface; 0 is untagged.
+    pub vlan: u16,
+    /// First source port, native order.
+    pub first_port: u16,
+    /// Last source port, inclusive.
+    pub last_port: u16,
+    /// Interface index that leads to the next hop.
+    pub ifindex: u32,
+    /// A [`ForwardMode`]; 0 is an empty slot.
+    pub mode: u32,
+}
+
+impl Backend {
+    /// An array's initial value: no backend.
+    pub const EMPTY: Self = Self {
+        addr: [0; 16],
+        source: [0; 16],
+        port: [0; 2],
+        next_hop: MacAddr::ZERO,
+        own_mac: MacAddr::ZERO,
+        vlan: 0,
+        first_port: 0,
+        last_port: 0,
+        ifindex: 0,
+        mode: 0,
+    };
+}
+
+/// Value of [`CONFIRMED`]: what Sentinel last confirmed, so that the epoch fence and the present
+/// master survive a restart of the daemon.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Confirmed {
+    /// Sentinel's config-epoch.
+    pub epoch: u64,
+    /// The master's address, IPv4 mapped.
+    pub addr: [u8; 16],
+    /// The master's port, native order.
+    pub port: u32,
+    /// 1 if the rest means something.
+    pub valid: u32,
+}
+
+/// Key of [`FLOWS`] and [`HALF_OPEN`]: a TCP 4-tuple as it arrives. (TCP is all that is carried,
+/// so the protocol is not part of it.)
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct FlowKey {
+    /// Source address.
+    pub src: Ipv4Bytes,
+    /// Destination address.
+    pub dst: Ipv4Bytes,
+    /// Source port, big-endian.
+    pub src_port: [u8; 2],
+    /// Destination port, big-endian.
+    pub dst_port: [u8; 2],
+}
+
+impl FlowKey {
+    /// The same connection seen from the other end.
+    #[inline(always)]
+    pub const fn reversed(&self) -> Self {
+        Self { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port }
+    }
+}
+
+/// One direction of a connection: value of [`FLOWS`] and [`HALF_OPEN`]. Each connection has two,
+/// each found by the tuple that arrives and holding the tuple that leaves; one's `leaves`
+/// reversed is the other's key.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flow {
+    /// CLOCK_MONOTONIC ns (coarse) of the last packet in this direction.
+    pub last_seen: u64,
+    /// The tuple that leaves.
+    pub leaves: FlowKey,
+    /// Service index.
+    pub service: u32,
+    /// The service's generation when the connection was made.
+    pub generation: u32,
+    /// Slot it was made for.
+    pub slot: u32,
+    /// Sequence number after the last byte seen in this direction.
+    pub next_seq: u32,
+    /// Last acknowledgment number seen in this direction.
+    pub last_ack: u32,
+    /// Where the client is: interface index, its link-layer address (or its router's), the
+    /// link-layer address it sends to, and its VLAN.
+    pub client_ifindex: u32,
+    /// See `client_ifindex`.
+    pub client_mac: MacAddr,
+    /// See `client_ifindex`.
+    pub client_gateway: MacAddr,
+    /// See `client_ifindex`; 0 is untagged.
+    pub client_vlan: u16,
+    /// A `Flow::…` direction.
+    pub direction: u8,
+    /// Or of the `Flow::…` state bits.
+    pub state: u8,
+    /// Always zero.
+    pub zero: [u8; 4],
+}
+
+impl Flow {
+    /// Direction: from the client to the VIP.
+    pub const FROM_CLIENT: u8 = 0;
+    /// Direction: from the backend to the source address.
+    pub const FROM_BACKEND: u8 = 1;
+
+    /// State: this direction sent a FIN.
+    pub const FIN: u8 = 1;
+    /// State: the other direction sent a FIN.
+    pub const PEER_FIN: u8 = 1 << 1;
+    /// State: either side sent a RST.
+    pub const RESET: u8 = 1 << 2;
+    /// State (half-open, client's half): the backend's SYN-ACK was seen, `next_seq` of the peer
+    /// is in `last_ack`.
+    pub const ANSWERED: u8 = 1 << 3;
+
+    /// How long the flow outlives its last packet, as its state says. `established` says which
+    /// table it stands in.
+    #[inline(always)]
+    pub const fn lifetime_ns(&self, established: bool) -> u64 {
+        if self.state & Self::RESET != 0 {
+            RESET_NS
+        } else if !established {
+            HALF_OPEN_NS
+        } else if self.state & (Self::FIN | Self::PEER_FIN) == Self::FIN | Self::PEER_FIN {
+            CLOSED_NS
+        } else if self.state & (Self::FIN | Self::PEER_FIN) != 0 {
+            CLOSING_NS
+        } else {
+            IDLE_NS
+        }
+    }
+
+    /// Whether its tuple may be given to another connection. `now` is CLOCK_MONOTONIC ns.
+    #[inline(always)]
+    pub const fn is_expired(&self, established: bool, now: u64) -> bool {
+        now.saturating_sub(self.last_seen) > self.lifetime_ns(established)
+    }
+}
+
+/// Value of [`INTERFACES`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Interface {
+    /// Its link-layer address: what ARP is answered with.
+    pub mac: MacAddr,
+    /// Always zero.
+    pub zero: [u8; 2],
+}
+
+/// Value of [`COUNTERS`], per CPU.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counter {
+    /// Frames.
+    pub packets: u64,
+    /// Bytes of those frames as they arrived, link-layer header included.
+    pub bytes: u64,
+}
+
+/// An entry of [`EVENTS`]: rare things only.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KernelEvent {
+    /// CLOCK_MONOTONIC ns.
+    pub time_ns: u64,
+    /// A `KernelEvent::…` kind.
+    pub kind: u32,
+    /// Service index ([`Self::FIRST_PACKET`]).
+    pub service: u32,
+    /// Generation ([`Self::FIRST_PACKET`]).
+    pub generation: u32,
+    /// Interface index the frame came in by.
+    pub ifindex: u32,
+    /// The claimed address ([`Self::RIVAL`]).
+    pub addr: Ipv4Bytes,
+    /// Who claims it ([`Self::RIVAL`]).
+    pub mac: MacAddr,
+    /// Always zero.
+    pub zero: [u8; 6],
+}
+
+impl KernelEvent {
+    /// The first packet after a cutover went to the new backend.
+    pub const FIRST_PACKET: u32 = 1;
+    /// Somebody else's ARP names a VIP as its own address.
+    pub const RIVAL: u32 = 2;
+}
+
+const _: () = {
+    assert!(size_of::<Address>() == 4);
+    assert!(size_of::<ServiceKey>() == 8);
+    assert!(size_of::<Active>() == 8);
+    assert!(size_of::<Backend>() == 60);
+    assert!(size_of::<Confirmed>() == 32);
+    assert!(size_of::<FlowKey>() == 12);
+    assert!(size_of::<Flow>() == 64);
+    assert!(size_of::<Interface>() == 8);
+    assert!(size_of::<Counter>() == 16);
+    assert!(size_of::<KernelEvent>() == 40);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    /// SAFETY (all): `repr(C)` of integers and byte arrays, every pattern valid, no padding (the
+    /// sizes asserted above are the sums of the fields).
+    macro_rules! pod {
+        ($($name:ident),*) => { $(
+            // SAFETY: see above.
+            unsafe impl aya::Pod for super::$name {}
+        )* };
+    }
+    pod!(
+        Address,
+        ServiceKey,
+        Active,
+        Backend,
+        Confirmed,
+        FlowKey,
+        Flow,
+        Interface,
+        Counter,
+        KernelEvent
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn active_keeps_its_three_parts_apart() {
+        let active = Active::new(ServiceState::Up, 0xffff, u32::MAX);
+        assert_eq!(
+            (active.slot(), active.state(), active.generation()),
+            (0xffff, ServiceState::Up, u32::MAX)
+        );
+        let parked = Active::new(ServiceState::Parked, 1, 2);
+        assert_eq!(
+            (parked.slot(), parked.state(), parked.generation()),
+            (1, ServiceState::Parked, 2)
+        );
+    }
+
+    #[test]
+    fn an_array_s_initial_zero_is_down_and_an_unknown_state_too() {
+        assert_eq!(Active(0).state(), ServiceState::Down);
+        assert_eq!(Active(0x7f_0000).state(), ServiceState::Down);
+    }
+
+    #[test]
+    fn fin_and_rst_shorten_a_flow_s_life() {
+        let mut flow = Flow {
+            last_seen: 0,
+            leaves: FlowKey { src: [0; 4], dst: [0; 4], src_port: [0; 2], dst_port: [0; 2] },
+            service: 0,
+            generation: 0,
+            slot: 0,
+            next_seq: 0,
+            last_ack: 0,
+            client_ifindex: 0,
+            client_mac: MacAddr::ZERO,
+            client_gateway: MacAddr::ZERO,
+            client_vlan: 0,
+            direction: Flow::FROM_CLIENT,
+            state: 0,
+            zero: [0; 4],
+        };
+        assert_eq!(flow.lifetime_ns(true), IDLE_NS);
+        assert_eq!(flow.lifetime_ns(false), HALF_OPEN_NS);
+        flow.state = Flow::PEER_FIN;
+        assert_eq!(flow.lifetime_ns(true), CLOSING_NS);
+        flow.state |= Flow::FIN;
+        assert_eq!(flow.lifetime_ns(true), CLOSED_NS);
+        flow.state |= Flow::RESET;
+        assert_eq!(flow.lifetime_ns(true), RESET_NS);
+        assert!(!flow.is_expired(true, RESET_NS));
+        assert!(flow.is_expired(true, RESET_NS + 1));
+    }
+}

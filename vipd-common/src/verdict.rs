@@ -1,0 +1,136 @@
+//! Every way a frame can leave the XDP program.
+//!
+//! A verdict is a reason; what the kernel is told ([`Action`]) follows from it in one exhaustive
+//! match. Each verdict has a counter of the same name, shown by `vipd status`.
+
+/// What happens to the frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Up the host's stack, unchanged.
+    Pass,
+    /// Away.
+    Drop,
+    /// Back out of the interface it came in by.
+    Transmit,
+    /// Out of wherever its next hop is: the same interface, or another one.
+    Forward,
+}
+
+macro_rules! verdicts {
+    ($($(#[doc = $doc:literal])* $variant:ident = $name:literal => $action:ident),* $(,)?) => {
+        /// Why a frame left the program the way it did.
+        #[repr(u32)]
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Verdict { $($(#[doc = $doc])* $variant),* }
+
+        impl Verdict {
+            /// All of them; the index is the key in `COUNTERS`.
+            pub const ALL: [Self; [$(Self::$variant),*].len()] = [$(Self::$variant),*];
+
+            /// The counter's name.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// What happens to the frame.
+            #[inline(always)]
+            pub const fn action(self) -> Action {
+                match self { $(Self::$variant => Action::$action),* }
+            }
+        }
+    };
+}
+
+verdicts! {
+    /// Neither IPv4 nor ARP, or too short to say.
+    NotOurs = "pass_not_ip" => Pass,
+    /// IPv4 for an address that is no VIP's.
+    NotVip = "pass_not_vip" => Pass,
+    /// ARP about another address.
+    ArpOther = "pass_arp_other" => Pass,
+    /// A frame for a VIP that is addressed to another machine's link-layer address: a switch
+    /// floods, or the interface is promiscuous.
+    OtherHost = "pass_other_host" => Pass,
+    /// For this host's own address, and no reply to a flow.
+    HostTraffic = "pass_host" => Pass,
+    /// Somebody else's ARP claims a VIP. The stack sees it too, and the daemon gets an event.
+    ArpRival = "arp_rival" => Pass,
+    /// ARP request for a VIP, answered.
+    ArpReply = "arp_reply" => Transmit,
+    /// ARP request for a VIP that is not announced now.
+    ArpSilent = "arp_silent" => Drop,
+    /// Echo request to a VIP, answered.
+    EchoReply = "icmp_echo_reply" => Transmit,
+    /// Echo request to a VIP none of whose services is up.
+    EchoDown = "icmp_echo_down" => Drop,
+    /// ICMP error about a packet to a client, carried to the backend.
+    IcmpToBackend = "icmp_to_backend" => Forward,
+    /// ICMP error about a packet to a backend, carried to the client.
+    IcmpToClient = "icmp_to_client" => Forward,
+    /// Any other ICMP to a VIP, and errors about nothing that is known.
+    IcmpIgnored = "icmp_ignored" => Drop,
+    /// First packet of a new connection, translated.
+    NatNew = "nat_new" => Forward,
+    /// Client to backend, translated.
+    NatToBackend = "nat_to_backend" => Forward,
+    /// Backend to client, translated.
+    NatToClient = "nat_to_client" => Forward,
+    /// A client spoke on a connection to an earlier master: reset.
+    NatStaleReset = "nat_stale_reset" => Transmit,
+    /// A reset, or anything from the backend, on a connection to an earlier master.
+    NatStaleDrop = "nat_stale_drop" => Drop,
+    /// A segment of a connection that is not known: reset.
+    NoFlowReset = "no_flow_reset" => Transmit,
+    /// A reset of a connection that is not known.
+    NoFlowDrop = "no_flow_drop" => Drop,
+    /// No free source port towards the backend was found.
+    NoSourcePort = "no_source_port" => Drop,
+    /// The kernel refused a new flow-table entry.
+    FlowTableFull = "flow_table_full" => Drop,
+    /// Carried to the backend with only its link-layer addresses rewritten.
+    DsrToBackend = "dsr_to_backend" => Forward,
+    /// A TCP port of a VIP that has no service: refused with a reset.
+    NoServiceReset = "no_service_reset" => Transmit,
+    /// A reset to a TCP port of a VIP that has no service.
+    NoServiceDrop = "no_service_drop" => Drop,
+    /// The service has no master now.
+    ServiceDown = "service_down" => Drop,
+    /// The service is between two masters.
+    ServiceParked = "service_parked" => Drop,
+    /// The active slot is empty: a defect, never a state.
+    NoBackend = "no_backend" => Drop,
+    /// IP version, header length, total length or source address that can't be.
+    BadIpHeader = "bad_ip_header" => Drop,
+    /// IP options; no TCP stack sends them to a service.
+    IpOptions = "ip_options" => Drop,
+    /// A fragment; TCP's path MTU discovery avoids them.
+    Fragment = "ip_fragment" => Drop,
+    /// TTL ran out here.
+    TtlExpired = "ttl_expired" => Drop,
+    /// TCP header that can't be.
+    BadTcpHeader = "bad_tcp_header" => Drop,
+    /// Neither TCP nor ICMP.
+    OtherProtocol = "other_protocol" => Drop,
+    /// The frame could not be resized or re-tagged.
+    ResizeFailed = "resize_failed" => Drop,
+}
+
+impl Verdict {
+    /// How many there are.
+    pub const COUNT: u32 = Self::ALL.len() as u32;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_distinct_and_indexes_follow_the_list() {
+        let names: BTreeSet<_> = Verdict::ALL.iter().map(|v| v.name()).collect();
+        assert_eq!(names.len(), Verdict::ALL.len());
+        for (index, verdict) in Verdict::ALL.iter().enumerate() {
+            assert_eq!(*verdict as usize, index);
+        }
+    }
+}

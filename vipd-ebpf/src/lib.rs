@@ -1,0 +1,2 @@
+//! The parts of vipd's XDP program that need no kernel.
+#![no_std]

@@ -1,2 +1,57 @@
-//! xtask
-fn main() {}
+//! `cargo xtask VERB`: everything that vipd's build, tests and demo need, one file per verb.
+
+mod build_ebpf;
+mod ci;
+mod command;
+mod demo;
+mod lab;
+mod requirements;
+mod setup;
+mod test;
+mod toolchain;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// vipd's build, test and demo commands. Each does the set-up that it needs by itself.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    Setup(setup::Arguments),
+    BuildEbpf,
+    Demo(demo::Arguments),
+    Test(test::Arguments),
+    Ci,
+    #[command(subcommand)]
+    Lab(lab::Arguments),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Setup(arguments) => setup::run(&arguments),
+        Verb::BuildEbpf => build_ebpf::run(),
+        Verb::Demo(arguments) => demo::run(&arguments),
+        Verb::Test(arguments) => test::run(&arguments),
+        Verb::Ci => ci::run(),
+        Verb::Lab(arguments) => lab::run(&arguments),
+    }
+}

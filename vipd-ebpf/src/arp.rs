@@ -9,9 +9,9 @@ use crate::link::{self, Arrival};
 use crate::tables::Tables;
 
 /// Handles an ARP frame. Whatever isn't about a VIP is left to the stack untouched.
-#[inline(always)]
+#[inline(never)]
 pub fn handle(frame: &mut impl Frame, tables: &impl Tables, arrival: &Arrival) -> Verdict {
-    let Some(packet) = frame.at::<ArpPacket>(arrival.l3).copied() else {
+    let Some(packet) = frame.at::<ArpPacket>(arrival.l3()).copied() else {
         return Verdict::ArpOther;
     };
     if packet.format != arp::ETHERNET_IPV4 {
@@ -41,7 +41,7 @@ pub fn handle(frame: &mut impl Frame, tables: &impl Tables, arrival: &Arrival) -
     if !address.has(Address::ANNOUNCE) {
         return Verdict::ArpSilent;
     }
-    if let Some(packet) = frame.at::<ArpPacket>(arrival.l3) {
+    if let Some(packet) = frame.at::<ArpPacket>(arrival.l3()) {
         packet.answer(own);
     }
     link::turn_around(frame, own);

@@ -9,7 +9,6 @@ use vipd_common::verdict::Verdict;
 
 use crate::frame::Frame;
 use crate::link::{self, Arrival, Departure};
-use crate::program::Outcome;
 use crate::tables::Tables;
 
 /// Sends a packet to the service's backend as it is.
@@ -20,20 +19,20 @@ pub fn forward<T: Tables>(
     arrival: &Arrival,
     service: u32,
     verdict: Verdict,
-) -> Outcome {
+) -> Verdict {
     let active = tables.active(service);
     match active.state() {
         ServiceState::Up => {}
-        ServiceState::Down => return Verdict::ServiceDown.into(),
-        ServiceState::Parked => return Verdict::ServiceParked.into(),
+        ServiceState::Down => return Verdict::ServiceDown,
+        ServiceState::Parked => return Verdict::ServiceParked,
     }
-    let Some(backend) = tables.backend(active.slot()) else { return Verdict::NoBackend.into() };
+    let Some(backend) = tables.backend(active.slot()) else { return Verdict::NoBackend };
     let to = departure(backend);
     if link::depart(frame, arrival, &to).is_err() {
-        return Verdict::ResizeFailed.into();
+        return Verdict::ResizeFailed;
     }
     tables.note_packet(service, active.generation(), frame.ifindex());
-    Outcome { verdict, egress: to.ifindex }
+    verdict
 }
 
 /// How to reach a backend.

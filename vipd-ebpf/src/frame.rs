@@ -14,6 +14,9 @@ pub trait Frame {
     /// Index of the interface it came in by.
     fn ifindex(&self) -> u32;
 
+    /// Chooses the interface it leaves by, if the verdict is to forward it.
+    fn set_egress(&mut self, ifindex: u32);
+
     /// Cuts the frame to `length` bytes.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use crate::dsr::{self, departure};
 use crate::frame::Frame;
 use crate::link;
 use crate::nat;
-use crate::program::{ForUs, Outcome};
+use crate::program::ForUs;
 use crate::tables::Tables;
 
 /// An IPv4 header and the ICMP header after it.
@@ -65,16 +65,16 @@ impl Ipv4IcmpError {
 }
 
 /// Handles ICMP whose IPv4 header was checked.
-#[inline(always)]
-pub fn handle<T: Tables>(frame: &mut impl Frame, tables: &T, packet: &ForUs) -> Outcome {
-    let Some(headers) = frame.at::<Ipv4Icmp>(packet.arrival.l3) else {
+#[inline(never)]
+pub fn handle<T: Tables>(frame: &mut impl Frame, tables: &T, packet: &ForUs) -> Verdict {
+    let Some(headers) = frame.at::<Ipv4Icmp>(packet.arrival.l3()) else {
         return packet.reject(Verdict::IcmpIgnored);
     };
     if (headers.ip.total_len() as usize) < Ipv4Icmp::LEN {
         return packet.reject(Verdict::IcmpIgnored);
     }
     if headers.icmp.kind == ECHO_REQUEST && packet.address.has(Address::VIRTUAL) {
-        return echo(frame, packet).into();
+        return echo(frame, packet);
     }
     if headers.icmp.is_error() {
         return error(frame, tables, packet);
@@ -89,7 +89,7 @@ fn echo(frame: &mut impl Frame, packet: &ForUs) -> Verdict {
     if !packet.address.has(Address::ECHO) {
         return Verdict::EchoDown;
     }
-    let Some(headers) = frame.at::<Ipv4Icmp>(packet.arrival.l3) else {
+    let Some(headers) = frame.at::<Ipv4Icmp>(packet.arrival.l3()) else {
         return Verdict::IcmpIgnored;
     };
     headers.icmp.answer_echo();
@@ -98,13 +98,13 @@ fn echo(frame: &mut impl Frame, packet: &ForUs) -> Verdict {
     headers.ip.ttl = TTL;
     headers.ip.checksum =
         Delta::new().word(old, [TTL, headers.ip.protocol]).apply(headers.ip.checksum);
-    link::turn_around(frame, packet.own);
+    link::turn_around(frame, packet.arrival.dst);
     Verdict::EchoReply
 }
 
 #[inline(always)]
-fn error<T: Tables>(frame: &mut impl Frame, tables: &T, packet: &ForUs) -> Outcome {
-    let Some(headers) = frame.at::<Ipv4IcmpError>(packet.arrival.l3).copied() else {
+fn error<T: Tables>(frame: &mut impl Frame, tables: &T, packet: &ForUs) -> Verdict {
+    let Some(headers) = frame.at::<Ipv4IcmpError>(packet.arrival.l3()).copied() else {
         return packet.reject(Verdict::IcmpIgnored);
     };
     // A quote with options or of a later fragment doesn't have its ports where we look.
@@ -122,7 +122,7 @@ fn error<T: Tables>(frame: &mut impl Frame, tables: &T, packet: &ForUs) -> Outco
             Some(service) => {
                 dsr::forward(frame, tables, &packet.arrival, service, Verdict::IcmpToBackend)
             }
-            None => Verdict::IcmpIgnored.into(),
+            None => Verdict::IcmpIgnored,
         };
     }
 
@@ -131,15 +131,15 @@ fn error<T: Tables>(frame: &mut impl Frame, tables: &T, packet: &ForUs) -> Outco
     };
     let active = tables.active(flow.service);
     if flow.generation != active.generation() || active.state() != ServiceState::Up {
-        return Verdict::IcmpIgnored.into();
+        return Verdict::IcmpIgnored;
     }
     if headers.ip.ttl <= 1 {
-        return Verdict::TtlExpired.into();
+        return Verdict::TtlExpired;
     }
     let (to, verdict) = match flow.direction {
         Flow::FROM_CLIENT => {
             let Some(backend) = tables.backend(active.slot()) else {
-                return Verdict::NoBackend.into();
+                return Verdict::NoBackend;
             };
             (departure(backend), Verdict::IcmpToBackend)
         }
@@ -147,10 +147,10 @@ fn error<T: Tables>(frame: &mut impl Frame, tables: &T, packet: &ForUs) -> Outco
     };
     let leaves = flow.leaves;
     drop(flow);
-    translate(frame, packet.arrival.l3, &leaves);
+    translate(frame, packet.arrival.l3(), &leaves);
     match link::depart(frame, &packet.arrival, &to) {
-        Ok(()) => Outcome { verdict, egress: to.ifindex },
-        Err(_) => Verdict::ResizeFailed.into(),
+        Ok(()) => verdict,
+        Err(_) => Verdict::ResizeFailed,
     }
 }
 
@@ -172,8 +172,7 @@ fn translate(frame: &mut impl Frame, l3: usize, leaves: &FlowKey) {
         .word(headers.quoted_tcp.dst, quoted.dst_port);
     headers.quoted_tcp.src = quoted.src_port;
     headers.quoted_tcp.dst = quoted.dst_port;
-    let mut icmp =
-        addresses.and(ports).word(old_checksum, headers.quoted_ip.checksum);
+    let mut icmp = addresses.and(ports).word(old_checksum, headers.quoted_ip.checksum);
 
     let tcp_checksum = Ipv4Icmp::LEN + Ipv4Header::LEN + TCP_CHECKSUM_AT;
     if total_len >= tcp_checksum + 2

@@ -12,8 +12,8 @@ use vipd_common::wire::tcp;
 use crate::dsr::departure;
 use crate::frame::Frame;
 use crate::link::{self, Departure};
-use crate::program::{ForUs, Outcome};
-use crate::service::{self, Ipv4Tcp};
+use crate::program::ForUs;
+use crate::service::{self, Ipv4Tcp, Segment};
 use crate::tables::{FlowTable, Tables};
 
 /// Source ports tried for a new connection before giving up.
@@ -25,36 +25,44 @@ pub fn handle<T: Tables>(
     frame: &mut impl Frame,
     tables: &T,
     packet: &ForUs,
-    segment: &Ipv4Tcp,
-) -> Outcome {
-    let key = segment.key();
+    segment: &Segment,
+) -> Verdict {
+    let key = segment.key;
     let Some((table, flow)) = find(tables, &key) else {
-        return unknown(frame, tables, packet, segment);
+        if !packet.address.has(Address::VIRTUAL) {
+            return Verdict::HostTraffic;
+        }
+        return match service::service_of(tables, segment) {
+            Some(service) if segment.is_syn() => open(frame, tables, packet, segment, service),
+            Some(service) => service::without_flow(frame, tables, packet, service),
+            None => service::without_service(frame, packet),
+        };
     };
     let active = tables.active(flow.service);
-    let reusable = segment.tcp.is_syn()
+    let reusable = segment.is_syn()
         && flow.direction == Flow::FROM_CLIENT
         && (flow.generation != active.generation() || is_over(&flow, table, tables.now()));
     if reusable {
+        let service = flow.service;
         forget(tables, &key, &flow);
         drop(flow);
-        return open(frame, tables, packet, segment);
+        return open(frame, tables, packet, segment, service);
     }
     if flow.generation != active.generation() {
         return match flow.direction {
             Flow::FROM_CLIENT => {
                 service::refuse(frame, packet, Verdict::NatStaleReset, Verdict::NatStaleDrop)
             }
-            _ => Verdict::NatStaleDrop.into(),
+            _ => Verdict::NatStaleDrop,
         };
     }
     match active.state() {
         ServiceState::Up => {}
-        ServiceState::Down => return Verdict::ServiceDown.into(),
-        ServiceState::Parked => return Verdict::ServiceParked.into(),
+        ServiceState::Down => return Verdict::ServiceDown,
+        ServiceState::Parked => return Verdict::ServiceParked,
     }
-    if segment.ip.ttl <= 1 {
-        return Verdict::TtlExpired.into();
+    if segment.ttl <= 1 {
+        return Verdict::TtlExpired;
     }
     match flow.direction {
         Flow::FROM_CLIENT => to_backend(frame, tables, packet, segment, table, flow, active),
@@ -65,17 +73,14 @@ pub fn handle<T: Tables>(
 /// The flow with this key and the table it stands in. A connection may move from the half-open to
 /// the established table on another CPU between two look-ups, so a miss asks the latter again.
 #[inline(always)]
-pub fn find<'a, T: Tables>(
-    tables: &'a T,
-    key: &FlowKey,
-) -> Option<(FlowTable, T::FlowRef<'a>)> {
-    let order = [FlowTable::Established, FlowTable::HalfOpen, FlowTable::Established];
-    for table in order {
-        if let Some(flow) = tables.flow(table, key) {
-            return Some((table, flow));
-        }
+pub fn find<'a, T: Tables>(tables: &'a T, key: &FlowKey) -> Option<(FlowTable, T::FlowRef<'a>)> {
+    if let Some(flow) = tables.flow(FlowTable::Established, key) {
+        return Some((FlowTable::Established, flow));
     }
-    None
+    if let Some(flow) = tables.flow(FlowTable::HalfOpen, key) {
+        return Some((FlowTable::HalfOpen, flow));
+    }
+    tables.flow(FlowTable::Established, key).map(|flow| (FlowTable::Established, flow))
 }
 
 /// Rewrites addresses, ports and checksums, and takes one from the TTL.
@@ -97,23 +102,6 @@ pub fn client_departure(flow: &Flow) -> Departure {
     }
 }
 
-/// A segment of no known flow.
-#[inline(always)]
-fn unknown<T: Tables>(
-    frame: &mut impl Frame,
-    tables: &T,
-    packet: &ForUs,
-    segment: &Ipv4Tcp,
-) -> Outcome {
-    if !packet.address.has(Address::VIRTUAL) {
-        return Verdict::HostTraffic.into();
-    }
-    if segment.tcp.is_syn() {
-        return open(frame, tables, packet, segment);
-    }
-    service::without_flow(frame, tables, packet, segment)
-}
-
 /// Opens a new connection: the segment is a SYN. Not inlined: it is rare beside what the other
 /// paths do, and the kernel's 512 bytes of stack don't hold all of them at once.
 #[inline(never)]
@@ -121,22 +109,20 @@ fn open<T: Tables>(
     frame: &mut impl Frame,
     tables: &T,
     packet: &ForUs,
-    segment: &Ipv4Tcp,
-) -> Outcome {
-    let Some(service) = service::service_of(tables, segment) else {
-        return service::refuse(frame, packet, Verdict::NoServiceReset, Verdict::NoServiceDrop);
-    };
+    segment: &Segment,
+    service: u32,
+) -> Verdict {
     let active = tables.active(service);
     match active.state() {
         ServiceState::Up => {}
-        ServiceState::Down => return Verdict::ServiceDown.into(),
-        ServiceState::Parked => return Verdict::ServiceParked.into(),
+        ServiceState::Down => return Verdict::ServiceDown,
+        ServiceState::Parked => return Verdict::ServiceParked,
     }
-    let Some(backend) = tables.backend(active.slot()) else { return Verdict::NoBackend.into() };
-    if segment.ip.ttl <= 1 {
-        return Verdict::TtlExpired.into();
+    let Some(backend) = tables.backend(active.slot()) else { return Verdict::NoBackend };
+    if segment.ttl <= 1 {
+        return Verdict::TtlExpired;
     }
-    let arrives = segment.key();
+    let arrives = segment.key;
     let now = tables.now();
     let mut flow = Flow {
         last_seen: now,
@@ -148,21 +134,21 @@ fn open<T: Tables>(
         last_ack: 0,
         client_ifindex: frame.ifindex(),
         client_mac: packet.arrival.src,
-        client_gateway: packet.own,
+        client_gateway: packet.arrival.dst,
         client_vlan: packet.arrival.vlan,
         direction: Flow::FROM_BACKEND,
         state: 0,
         zero: [0; 4],
     };
     let Some(reply) = claim_port(tables, backend, &flow, now) else {
-        return Verdict::NoSourcePort.into();
+        return Verdict::NoSourcePort;
     };
     flow.leaves = reply.reversed();
     flow.direction = Flow::FROM_CLIENT;
-    flow.next_seq = segment.tcp.next_seq(segment.payload());
+    flow.next_seq = segment.next_seq;
     if !tables.put_flow(FlowTable::HalfOpen, &arrives, &flow) {
         tables.remove_flow(FlowTable::HalfOpen, &reply);
-        return Verdict::FlowTableFull.into();
+        return Verdict::FlowTableFull;
     }
     tables.note_packet(service, active.generation(), frame.ifindex());
     send(frame, packet, &flow.leaves, &departure(backend), Verdict::NatNew)
@@ -175,12 +161,7 @@ fn open<T: Tables>(
 /// random one on. If none of the tries is free, the last that only a half-open connection holds
 /// is taken from it: a flood may not lock clients out.
 #[inline(always)]
-fn claim_port<T: Tables>(
-    tables: &T,
-    backend: &Backend,
-    flow: &Flow,
-    now: u64,
-) -> Option<FlowKey> {
+fn claim_port<T: Tables>(tables: &T, backend: &Backend, flow: &Flow, now: u64) -> Option<FlowKey> {
     let (first, last) = (u32::from(backend.first_port), u32::from(backend.last_port));
     let span = last.wrapping_sub(first).wrapping_add(1);
     if span == 0 || last < first {
@@ -266,10 +247,10 @@ fn is_over(flow: &Flow, table: FlowTable, now: u64) -> bool {
 #[inline(always)]
 fn forget<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow) {
     let other = flow.leaves.reversed();
-    for table in [FlowTable::Established, FlowTable::HalfOpen] {
-        tables.remove_flow(table, key);
-        tables.remove_flow(table, &other);
-    }
+    tables.remove_flow(FlowTable::Established, key);
+    tables.remove_flow(FlowTable::Established, &other);
+    tables.remove_flow(FlowTable::HalfOpen, key);
+    tables.remove_flow(FlowTable::HalfOpen, &other);
 }
 
 #[inline(always)]
@@ -277,12 +258,12 @@ fn to_backend<T: Tables>(
     frame: &mut impl Frame,
     tables: &T,
     packet: &ForUs,
-    segment: &Ipv4Tcp,
+    segment: &Segment,
     table: FlowTable,
     mut flow: T::FlowRef<'_>,
     active: Active,
-) -> Outcome {
-    let Some(backend) = tables.backend(active.slot()) else { return Verdict::NoBackend.into() };
+) -> Verdict {
+    let Some(backend) = tables.backend(active.slot()) else { return Verdict::NoBackend };
     let leaves = flow.leaves;
     let other = leaves.reversed();
     // The client may have moved behind another router; its backend's half sends replies there.
@@ -294,15 +275,12 @@ fn to_backend<T: Tables>(
     }
     let completes = table == FlowTable::HalfOpen
         && flow.state & Flow::ANSWERED != 0
-        && !segment.tcp.is_syn()
-        && segment.tcp.has(tcp::ACK)
-        && u32::from_be_bytes(segment.tcp.ack) == flow.last_ack;
+        && !segment.is_syn()
+        && segment.has(tcp::ACK)
+        && segment.ack == flow.last_ack;
     note(tables, table, &mut flow, segment, &other);
     if completes {
-        let mut established = *flow;
-        drop(flow);
-        established.state &= !Flow::ANSWERED;
-        establish(tables, &segment.key(), &established);
+        establish(tables, &segment.key, flow);
     }
     send(frame, packet, &leaves, &departure(backend), Verdict::NatToBackend)
 }
@@ -312,17 +290,16 @@ fn to_client<T: Tables>(
     frame: &mut impl Frame,
     tables: &T,
     packet: &ForUs,
-    segment: &Ipv4Tcp,
+    segment: &Segment,
     table: FlowTable,
     mut flow: T::FlowRef<'_>,
-) -> Outcome {
+) -> Verdict {
     let leaves = flow.leaves;
     let to = client_departure(&flow);
     let other = leaves.reversed();
-    if table == FlowTable::HalfOpen && segment.tcp.flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK
-    {
+    if table == FlowTable::HalfOpen && segment.is_syn_ack() {
         flow.last_seen = tables.now();
-        flow.next_seq = segment.tcp.next_seq(segment.payload());
+        flow.next_seq = segment.next_seq;
         let expected = flow.next_seq;
         drop(flow);
         if let Some(mut client) = tables.flow(FlowTable::HalfOpen, &other) {
@@ -341,16 +318,16 @@ fn note<T: Tables>(
     tables: &T,
     table: FlowTable,
     flow: &mut T::FlowRef<'_>,
-    segment: &Ipv4Tcp,
+    segment: &Segment,
     other: &FlowKey,
 ) {
     flow.last_seen = tables.now();
-    flow.next_seq = segment.tcp.next_seq(segment.payload());
-    if table == FlowTable::Established && segment.tcp.has(tcp::ACK) {
-        flow.last_ack = u32::from_be_bytes(segment.tcp.ack);
+    flow.next_seq = segment.next_seq;
+    if table == FlowTable::Established && segment.has(tcp::ACK) {
+        flow.last_ack = segment.ack;
     }
-    if segment.tcp.has(tcp::FIN | tcp::RST) {
-        let (mine, theirs) = if segment.tcp.has(tcp::RST) {
+    if segment.has(tcp::FIN | tcp::RST) {
+        let (mine, theirs) = if segment.has(tcp::RST) {
             (Flow::RESET, Flow::RESET)
         } else {
             (Flow::FIN, Flow::PEER_FIN)
@@ -365,18 +342,19 @@ fn note<T: Tables>(
 /// Moves both halves of a connection to the established table. They are added there before they
 /// leave the other, so that [`find`] always sees them in one.
 #[inline(always)]
-fn establish<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow) {
+fn establish<T: Tables>(tables: &T, key: &FlowKey, flow: T::FlowRef<'_>) {
     let other = flow.leaves.reversed();
-    let Some(peer) = tables.flow(FlowTable::HalfOpen, &other).map(|peer| *peer) else { return };
+    let Some(peer) = tables.flow(FlowTable::HalfOpen, &other) else { return };
     // Where the kernel refuses an entry the connection goes on half-open, and the next segment
     // tries again.
     if !tables.put_flow(FlowTable::Established, &other, &peer) {
         return;
     }
-    if !tables.put_flow(FlowTable::Established, key, flow) {
+    if !tables.put_flow(FlowTable::Established, key, &flow) {
         tables.remove_flow(FlowTable::Established, &other);
         return;
     }
+    drop((flow, peer));
     tables.remove_flow(FlowTable::HalfOpen, key);
     tables.remove_flow(FlowTable::HalfOpen, &other);
 }
@@ -388,12 +366,12 @@ fn send(
     leaves: &FlowKey,
     to: &Departure,
     verdict: Verdict,
-) -> Outcome {
-    if let Some(headers) = frame.at::<Ipv4Tcp>(packet.arrival.l3) {
+) -> Verdict {
+    if let Some(headers) = frame.at::<Ipv4Tcp>(packet.arrival.l3()) {
         translate(headers, leaves);
     }
     match link::depart(frame, &packet.arrival, to) {
-        Ok(()) => Outcome { verdict, egress: to.ifindex },
-        Err(_) => Verdict::ResizeFailed.into(),
+        Ok(()) => verdict,
+        Err(_) => Verdict::ResizeFailed,
     }
 }

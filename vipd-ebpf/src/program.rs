@@ -1,67 +1,48 @@
 //! The program: what kind of frame is it, and for which address.
 
-use vipd_common::addr::MacAddr;
 use vipd_common::maps::Address;
 use vipd_common::verdict::Verdict;
-use vipd_common::wire::{Header as _, eth};
 use vipd_common::wire::ipv4::{Ipv4Header, PROTO_ICMP, PROTO_TCP};
+use vipd_common::wire::{Header as _, eth};
 
 use crate::frame::Frame;
 use crate::link::{self, Arrival};
 use crate::tables::Tables;
 use crate::{arp, icmp, service};
 
-/// What the program decided.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Outcome {
-    /// Why; the action follows from it.
-    pub verdict: Verdict,
-    /// Interface index to leave by, where the action is to forward.
-    pub egress: u32,
-}
-
-impl From<Verdict> for Outcome {
-    #[inline(always)]
-    fn from(verdict: Verdict) -> Self {
-        Self { verdict, egress: 0 }
-    }
-}
-
 /// An IPv4 packet for one of our addresses, its header checked.
 #[derive(Clone, Copy, Debug)]
 pub struct ForUs {
-    /// Where it came from.
+    /// Where it came from. It is addressed to the interface it came in by.
     pub arrival: Arrival,
-    /// Link-layer address of the interface it came in by.
-    pub own: MacAddr,
     /// What its destination is.
     pub address: Address,
 }
 
-/// Handles one frame.
+/// Handles one frame. Where the verdict is to forward it, its egress has been set.
 #[inline(always)]
-pub fn run(frame: &mut impl Frame, tables: &impl Tables) -> Outcome {
-    let Some(arrival) = link::arrival(frame) else { return Verdict::NotOurs.into() };
-    match arrival.ethertype {
+pub fn run(frame: &mut impl Frame, tables: &impl Tables) -> Verdict {
+    let Some((arrival, ethertype)) = link::arrival(frame) else { return Verdict::NotOurs };
+    match ethertype {
         eth::IPV4 => ipv4(frame, tables, arrival),
-        eth::ARP => arp::handle(frame, tables, &arrival).into(),
-        _ => Verdict::NotOurs.into(),
+        eth::ARP => arp::handle(frame, tables, &arrival),
+        _ => Verdict::NotOurs,
     }
 }
 
 #[inline(always)]
-fn ipv4(frame: &mut impl Frame, tables: &impl Tables, arrival: Arrival) -> Outcome {
-    let Some(ip) = frame.at::<Ipv4Header>(arrival.l3) else { return Verdict::NotOurs.into() };
+fn ipv4(frame: &mut impl Frame, tables: &impl Tables, arrival: Arrival) -> Verdict {
+    let Some(ip) = frame.at::<Ipv4Header>(arrival.l3()) else { return Verdict::NotOurs };
     // The one lookup that traffic which isn't ours pays for.
-    let Some(address) = tables.address(ip.dst) else { return Verdict::NotVip.into() };
+    let Some(address) = tables.address(ip.dst) else { return Verdict::NotVip };
     let ip = *ip;
 
-    let Some(own) = tables.interface(frame.ifindex()) else { return Verdict::NotVip.into() };
+    let Some(own) = tables.interface(frame.ifindex()) else { return Verdict::NotVip };
     if arrival.dst != own {
-        return Verdict::OtherHost.into();
+        return Verdict::OtherHost;
     }
-    let packet = ForUs { arrival, own, address };
-    if let Err(verdict) = check(&ip, frame.length() - arrival.l3) {
+    let packet = ForUs { arrival, address };
+    if let Err(verdict) = check(&ip, frame.length() - arrival.l3()) {
         return packet.reject(verdict);
     }
     match ip.protocol {
@@ -74,8 +55,8 @@ fn ipv4(frame: &mut impl Frame, tables: &impl Tables, arrival: Arrival) -> Outco
 impl ForUs {
     /// `verdict` for a VIP; an address of the host itself gets its packets, whatever they are.
     #[inline(always)]
-    pub fn reject(&self, verdict: Verdict) -> Outcome {
-        if self.address.has(Address::VIRTUAL) { verdict } else { Verdict::HostTraffic }.into()
+    pub fn reject(&self, verdict: Verdict) -> Verdict {
+        if self.address.has(Address::VIRTUAL) { verdict } else { Verdict::HostTraffic }
     }
 }
 

@@ -1,6 +1,5 @@
 //! Resets: the honest answer to a segment whose connection can't go on.
 
-use vipd_common::addr::MacAddr;
 use vipd_common::wire::Header;
 use vipd_common::wire::ipv4::{Ipv4Header, PROTO_TCP};
 
@@ -22,18 +21,14 @@ pub enum Answer {
     Silence,
 }
 
-/// Turns the segment at `arrival.l3`, whose lengths were checked, into the reset that answers it.
+/// Turns the segment at `arrival.l3()`, whose lengths were checked, into the reset that answers it.
 ///
 /// # Errors
 ///
 /// [`ResizeFailed`] if the frame could not be cut to size.
 #[inline(never)]
-pub fn answer(
-    frame: &mut impl Frame,
-    arrival: &Arrival,
-    own: MacAddr,
-) -> Result<Answer, ResizeFailed> {
-    let Some(headers) = frame.at::<Ipv4Tcp>(arrival.l3) else { return Err(ResizeFailed) };
+pub fn answer(frame: &mut impl Frame, arrival: &Arrival) -> Result<Answer, ResizeFailed> {
+    let Some(headers) = frame.at::<Ipv4Tcp>(arrival.l3()) else { return Err(ResizeFailed) };
     let (ip, tcp) = (headers.ip, headers.tcp);
     let payload = ip.total_len().wrapping_sub(Ipv4Header::LEN as u16 + tcp.header_len());
     let Some(reset) = tcp.reset(payload, ip.src, ip.dst) else { return Ok(Answer::Silence) };
@@ -51,7 +46,7 @@ pub fn answer(
         dst: ip.src,
     };
     headers.ip.fill_checksum();
-    link::turn_around(frame, own);
-    frame.truncate(arrival.l3 + Ipv4Tcp::LEN)?;
+    link::turn_around(frame, arrival.dst);
+    frame.truncate(arrival.l3() + Ipv4Tcp::LEN)?;
     Ok(Answer::Reset)
 }

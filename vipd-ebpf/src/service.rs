@@ -4,10 +4,10 @@ use vipd_common::maps::{Address, FlowKey, ServiceKey, ServiceState};
 use vipd_common::verdict::Verdict;
 use vipd_common::wire::Header;
 use vipd_common::wire::ipv4::Ipv4Header;
-use vipd_common::wire::tcp::TcpHeader;
+use vipd_common::wire::tcp::{self, TcpHeader};
 
 use crate::frame::Frame;
-use crate::program::{ForUs, Outcome};
+use crate::program::ForUs;
 use crate::reset::{self, Answer};
 use crate::tables::Tables;
 use crate::{dsr, nat};
@@ -28,40 +28,68 @@ const _: () = assert!(size_of::<Ipv4Tcp>() == 40 && align_of::<Ipv4Tcp>() == 1);
 // assertion above rules padding between them out.
 unsafe impl Header for Ipv4Tcp {}
 
-impl Ipv4Tcp {
-    /// The connection this segment belongs to, as it arrived.
+/// What the program wants to know of a TCP segment whose lengths are right.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Segment {
+    /// The connection it belongs to, as it arrived.
+    pub key: FlowKey,
+    /// Sequence number after its last byte.
+    pub next_seq: u32,
+    /// Acknowledgment number; meaningful with [`tcp::ACK`].
+    pub ack: u32,
+    /// TCP flags.
+    pub flags: u8,
+    /// What is left of its time to live.
+    pub ttl: u8,
+}
+
+impl Segment {
+    /// Whether any of `flags` is set.
     #[inline(always)]
-    pub const fn key(&self) -> FlowKey {
-        FlowKey {
-            src: self.ip.src,
-            dst: self.ip.dst,
-            src_port: self.tcp.src,
-            dst_port: self.tcp.dst,
-        }
+    pub const fn has(&self, flags: u8) -> bool {
+        self.flags & flags != 0
     }
 
-    /// Bytes of TCP payload. Only meaningful once [`handle`] has checked the data offset.
+    /// Opens a connection: SYN without ACK.
     #[inline(always)]
-    pub const fn payload(&self) -> u16 {
-        self.ip.total_len().wrapping_sub(Ipv4Header::LEN as u16 + self.tcp.header_len())
+    pub const fn is_syn(&self) -> bool {
+        self.flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+    }
+
+    /// The answer to one: SYN and ACK.
+    #[inline(always)]
+    pub const fn is_syn_ack(&self) -> bool {
+        self.flags & (tcp::SYN | tcp::ACK) == tcp::SYN | tcp::ACK
+    }
+
+    /// Reads a segment; `None` if the frame or the datagram is too short for what the headers
+    /// say.
+    #[inline(always)]
+    fn read(frame: &mut impl Frame, l3: usize) -> Option<Self> {
+        let Ipv4Tcp { ip, tcp } = frame.at::<Ipv4Tcp>(l3)?;
+        let headers = Ipv4Header::LEN as u16 + tcp.header_len();
+        if tcp.header_len() < TcpHeader::LEN as u16 || ip.total_len() < headers {
+            return None;
+        }
+        Some(Self {
+            key: FlowKey { src: ip.src, dst: ip.dst, src_port: tcp.src, dst_port: tcp.dst },
+            next_seq: tcp.next_seq(ip.total_len() - headers),
+            ack: u32::from_be_bytes(tcp.ack),
+            flags: tcp.flags,
+            ttl: ip.ttl,
+        })
     }
 }
 
 /// Handles a TCP segment whose IPv4 header was checked.
 #[inline(always)]
-pub fn handle<T: Tables>(frame: &mut impl Frame, tables: &T, packet: &ForUs) -> Outcome {
-    let Some(segment) = frame.at::<Ipv4Tcp>(packet.arrival.l3).copied() else {
+pub fn handle<T: Tables>(frame: &mut impl Frame, tables: &T, packet: &ForUs) -> Verdict {
+    let Some(segment) = Segment::read(frame, packet.arrival.l3()) else {
         return packet.reject(Verdict::BadTcpHeader);
     };
-    let header_len = segment.tcp.header_len();
-    if header_len < TcpHeader::LEN as u16
-        || segment.ip.total_len() < Ipv4Header::LEN as u16 + header_len
-    {
-        return packet.reject(Verdict::BadTcpHeader);
-    }
     if packet.address.has(Address::DSR) {
         let Some(service) = service_of(tables, &segment) else {
-            return refuse(frame, packet, Verdict::NoServiceReset, Verdict::NoServiceDrop);
+            return without_service(frame, packet);
         };
         return dsr::forward(frame, tables, &packet.arrival, service, Verdict::DsrToBackend);
     }
@@ -70,8 +98,8 @@ pub fn handle<T: Tables>(frame: &mut impl Frame, tables: &T, packet: &ForUs) -> 
 
 /// The service a segment from a client is for.
 #[inline(always)]
-pub fn service_of(tables: &impl Tables, segment: &Ipv4Tcp) -> Option<u32> {
-    tables.service(&ServiceKey::new(segment.ip.dst, segment.tcp.dst))
+pub fn service_of(tables: &impl Tables, segment: &Segment) -> Option<u32> {
+    tables.service(&ServiceKey::new(segment.key.dst, segment.key.dst_port))
 }
 
 /// Resets the sender with verdict `answered`, or, if the segment is a reset itself, drops it with
@@ -82,30 +110,32 @@ pub fn refuse(
     packet: &ForUs,
     answered: Verdict,
     silent: Verdict,
-) -> Outcome {
-    match reset::answer(frame, &packet.arrival, packet.own) {
+) -> Verdict {
+    match reset::answer(frame, &packet.arrival) {
         Ok(Answer::Reset) => answered,
         Ok(Answer::Silence) => silent,
         Err(_) => Verdict::ResizeFailed,
     }
-    .into()
 }
 
-/// The verdict for a segment without a connection, on a port that has a service: while the
-/// service is up it is reset; between two masters nobody gets an error.
+/// The verdict for a segment to a port that has no service: refused.
+#[inline(always)]
+pub fn without_service(frame: &mut impl Frame, packet: &ForUs) -> Verdict {
+    refuse(frame, packet, Verdict::NoServiceReset, Verdict::NoServiceDrop)
+}
+
+/// The verdict for a segment to a service, but of no connection that is known: while the service
+/// is up it is reset; between two masters nobody gets an error.
 #[inline(always)]
 pub fn without_flow(
     frame: &mut impl Frame,
     tables: &impl Tables,
     packet: &ForUs,
-    segment: &Ipv4Tcp,
-) -> Outcome {
-    let Some(service) = service_of(tables, segment) else {
-        return refuse(frame, packet, Verdict::NoServiceReset, Verdict::NoServiceDrop);
-    };
+    service: u32,
+) -> Verdict {
     match tables.active(service).state() {
         ServiceState::Up => refuse(frame, packet, Verdict::NoFlowReset, Verdict::NoFlowDrop),
-        ServiceState::Down => Verdict::ServiceDown.into(),
-        ServiceState::Parked => Verdict::ServiceParked.into(),
+        ServiceState::Down => Verdict::ServiceDown,
+        ServiceState::Parked => Verdict::ServiceParked,
     }
 }

@@ -8,7 +8,7 @@ use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use vipd_common::verdict::Action;
 use vipd_ebpf::frame::Frame;
-use vipd_ebpf::program::{self, Outcome};
+use vipd_ebpf::program;
 
 use maps::Maps;
 use packet::XdpFrame;
@@ -18,14 +18,14 @@ use packet::XdpFrame;
 pub fn vipd(ctx: XdpContext) -> u32 {
     let mut frame = XdpFrame::new(ctx);
     let (arrived, ingress) = (frame.length() as u64, frame.ifindex());
-    let Outcome { verdict, egress } = program::run(&mut frame, &Maps);
+    let verdict = program::run(&mut frame, &Maps);
     maps::count(verdict, arrived);
     match verdict.action() {
         Action::Pass => XDP_PASS,
         Action::Drop => XDP_DROP,
         Action::Transmit => XDP_TX,
-        Action::Forward if egress == ingress => XDP_TX,
-        Action::Forward => maps::redirect(egress),
+        Action::Forward if frame.egress() == ingress => XDP_TX,
+        Action::Forward => maps::redirect(frame.egress()),
     }
 }
 

@@ -7,19 +7,28 @@ use vipd_common::wire::Header;
 use vipd_ebpf::frame::{Frame, ResizeFailed};
 
 /// The frame of an XDP context.
-pub struct XdpFrame(XdpContext);
+pub struct XdpFrame {
+    ctx: XdpContext,
+    egress: u32,
+}
 
 impl XdpFrame {
     pub fn new(ctx: XdpContext) -> Self {
-        Self(ctx)
+        Self { ctx, egress: 0 }
+    }
+
+    /// Index of the interface it leaves by, if it is forwarded.
+    #[inline(always)]
+    pub fn egress(&self) -> u32 {
+        self.egress
     }
 }
 
 impl Frame for XdpFrame {
     #[inline(always)]
     fn at<T: Header>(&mut self, offset: usize) -> Option<&mut T> {
-        let start = self.0.data() + offset;
-        if start + T::LEN > self.0.data_end() {
+        let start = self.ctx.data() + offset;
+        if start + T::LEN > self.ctx.data_end() {
             return None;
         }
         // SAFETY: the bytes lie within the frame, as the verifier demands to see compared just
@@ -30,19 +39,24 @@ impl Frame for XdpFrame {
 
     #[inline(always)]
     fn length(&self) -> usize {
-        self.0.data_end() - self.0.data()
+        self.ctx.data_end() - self.ctx.data()
     }
 
     #[inline(always)]
     fn ifindex(&self) -> u32 {
-        self.0.ingress_ifindex() as u32
+        self.ctx.ingress_ifindex() as u32
+    }
+
+    #[inline(always)]
+    fn set_egress(&mut self, ifindex: u32) {
+        self.egress = ifindex;
     }
 
     #[inline(always)]
     fn truncate(&mut self, length: usize) -> Result<(), ResizeFailed> {
         let delta = length as i32 - self.length() as i32;
         // SAFETY: the helper checks the bounds; pointers into the frame are re-read by `at`.
-        match unsafe { bpf_xdp_adjust_tail(self.0.as_ptr().cast(), delta) } {
+        match unsafe { bpf_xdp_adjust_tail(self.ctx.as_ptr().cast(), delta) } {
             0 => Ok(()),
             _ => Err(ResizeFailed),
         }
@@ -51,7 +65,7 @@ impl Frame for XdpFrame {
     #[inline(always)]
     fn move_start(&mut self, delta: i32) -> Result<(), ResizeFailed> {
         // SAFETY: the helper checks the bounds; pointers into the frame are re-read by `at`.
-        match unsafe { bpf_xdp_adjust_head(self.0.as_ptr().cast(), delta) } {
+        match unsafe { bpf_xdp_adjust_head(self.ctx.as_ptr().cast(), delta) } {
             0 => Ok(()),
             _ => Err(ResizeFailed),
         }

@@ -5,4 +5,6 @@
 
 pub mod clock;
 pub mod config;
+pub mod failover;
 pub mod model;
+pub mod timeline;

@@ -7,4 +7,5 @@ pub mod clock;
 pub mod config;
 pub mod failover;
 pub mod model;
+pub mod plan;
 pub mod timeline;

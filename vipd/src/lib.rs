@@ -5,4 +5,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod failover;
 pub mod model;
+pub mod plan;
+pub mod timeline;

@@ -6,4 +6,6 @@
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connect;
 pub mod model;
+pub mod resolve;

@@ -9,3 +9,4 @@ pub mod config;
 pub mod connect;
 pub mod model;
 pub mod resolve;
+pub mod sentinel;

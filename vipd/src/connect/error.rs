@@ -123,7 +123,7 @@ impl Error {
     }
 
     /// From redis-rs; `deadline` is the one that a timeout would have hit.
-    pub(super) fn from_redis(error: &RedisError, during: Phase, deadline: Duration) -> Self {
+    pub(crate) fn from_redis(error: &RedisError, during: Phase, deadline: Duration) -> Self {
         if error.is_timeout() {
             return Self::Timeout { during, after: deadline };
         }

@@ -6,6 +6,7 @@
 mod backoff;
 mod error;
 mod login;
+mod reply;
 mod tls;
 
 use std::fmt;
@@ -23,6 +24,7 @@ use tokio::time::timeout;
 
 pub use backoff::Backoff;
 pub use error::{Error, Phase, SetupError};
+pub use reply::{checked, info_field, text};
 
 use crate::config::{Login, Secret};
 
@@ -196,16 +198,6 @@ impl Requests {
         } else {
             Err(Error::Protocol(format!("{} answers to {count} commands", values.len())))
         }
-    }
-}
-
-/// The value, or the error that the server answered with.
-pub fn checked(value: Value) -> Result<Value, Error> {
-    match value {
-        Value::ServerError(error) => {
-            Err(Error::from_server(error.code(), error.details().unwrap_or_default()))
-        }
-        value => Ok(value),
     }
 }
 

@@ -8,5 +8,6 @@ pub mod clock;
 pub mod config;
 pub mod connect;
 pub mod model;
+pub mod redis_node;
 pub mod resolve;
 pub mod sentinel;

@@ -57,6 +57,13 @@ impl Resolver {
         }
     }
 
+    /// The name that was last resolved to `ip`, if any: what a certificate may be for.
+    pub fn name_of(&self, ip: IpAddr) -> Option<String> {
+        let known = self.lock();
+        let of_ip = known.iter().filter(|(_, entry)| entry.ip == ip);
+        of_ip.max_by_key(|(_, entry)| entry.looked_up).map(|(name, _)| name.clone())
+    }
+
     fn remembered(&self, host: &str) -> Option<IpAddr> {
         if let Ok(ip) = host.parse() {
             return Some(ip);
@@ -125,7 +132,10 @@ mod tests {
             assert_eq!(resolver.resolve(host, 8000).await, Ok(addr.parse().unwrap()));
         }
         assert_eq!(resolver.lock().len(), 1);
-        assert_eq!(resolver.remembered("localhost"), Some("127.0.0.1".parse().unwrap()));
+        let loopback: IpAddr = "127.0.0.1".parse().unwrap();
+        assert_eq!(resolver.remembered("localhost"), Some(loopback));
+        assert_eq!(resolver.name_of(loopback).as_deref(), Some("localhost"));
+        assert_eq!(resolver.name_of("198.18.0.101".parse().unwrap()), None);
     }
 
     #[tokio::test]

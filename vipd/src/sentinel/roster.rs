@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
 use super::Report;
 use super::follow::{self, Context};
@@ -16,6 +18,9 @@ use crate::model::{MasterId, SentinelId};
 
 /// Words from followers that wait to be read.
 const QUEUE: usize = 64;
+/// Others are followed once all configured ones were reached, or after this long: until then it
+/// is not known which of the named ones are the configured ones under another name.
+const SETTLED: Duration = Duration::from_secs(3);
 
 /// What a follower tells the roster.
 pub(super) enum Word {
@@ -37,6 +42,7 @@ pub(super) async fn run(context: Arc<Context>, configured: Vec<Endpoint>) {
     let (words, mut inbox) = mpsc::channel(QUEUE);
     let mut tasks = JoinSet::new();
     let mut roster = Roster::new(configured.len());
+    let started = Instant::now();
     for (index, endpoint) in configured.into_iter().enumerate() {
         let id = SentinelId(index);
         let task = follow::run(context.clone(), id, endpoint.clone(), words.clone());
@@ -46,6 +52,9 @@ pub(super) async fn run(context: Arc<Context>, configured: Vec<Endpoint>) {
         tokio::select! {
             Some(word) = inbox.recv() => roster.hear(word),
             () = context.reports.closed() => return,
+        }
+        if !roster.all_reached() && started.elapsed() < SETTLED {
+            continue;
         }
         for change in roster.changes() {
             let reports = match change {
@@ -121,6 +130,8 @@ impl Roster {
 
     fn hear(&mut self, word: Word) {
         match word {
+            // A word of one that was dropped meanwhile may still be in the queue.
+            Word::Peers { sentinel, .. } if !self.followed.contains_key(&sentinel) => {}
             Word::Peers { sentinel, master, peers } => {
                 self.named.insert((sentinel, master), peers);
             }
@@ -139,6 +150,10 @@ impl Roster {
                 let _ = reply.send(other);
             }
         }
+    }
+
+    fn all_reached(&self) -> bool {
+        self.followed.range(..SentinelId(self.configured)).all(|(_, known)| known.addr.is_some())
     }
 
     /// What must change so that exactly the configured and the named ones are followed.

@@ -6,3 +6,5 @@
 pub mod clock;
 pub mod config;
 pub mod model;
+pub mod neighbour;
+pub mod netdev;

@@ -3,6 +3,7 @@
 //! The daemon as a library, so that its parts can be tested and the lab can use them. See
 //! ARCHITECTURE.md for the map.
 
+pub mod bpffs;
 pub mod clock;
 pub mod config;
 pub mod model;

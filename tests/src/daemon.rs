@@ -1,0 +1,216 @@
+//! vipd itself, as a process on the director.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+
+use crate::namespace::{Namespace, output};
+use crate::process::{Process, tail};
+use crate::sentinel::MASTER_NAME;
+use crate::status::Status;
+use crate::wait::{PATIENCE, wait_for, wait_until};
+
+/// How the VIP's traffic is carried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Full NAT.
+    Nat,
+    /// The reply goes straight to the client.
+    Dsr,
+}
+
+impl Mode {
+    /// Its name in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::Dsr => "dsr",
+        }
+    }
+}
+
+/// What goes into vipd's configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The director's.
+    pub interfaces: Vec<String>,
+    /// Every Sentinel.
+    pub sentinels: Vec<SocketAddr>,
+    /// The virtual address.
+    pub vip: Ipv4Addr,
+    /// The port on it.
+    pub port: u16,
+    /// How it is carried.
+    pub mode: Mode,
+    /// Of Redis and Sentinels alike.
+    pub password: Option<String>,
+    /// In bpffs, of this lab only.
+    pub pin_directory: PathBuf,
+    /// More lines for `[daemon]`, such as `on_stop = "keep"`.
+    pub more: String,
+}
+
+/// A vipd with its configuration, running or not.
+#[derive(Debug)]
+pub struct Daemon {
+    binary: PathBuf,
+    namespace: Namespace,
+    config: PathBuf,
+    socket: PathBuf,
+    log: PathBuf,
+    process: Option<Process>,
+}
+
+impl Daemon {
+    /// Writes the configuration.
+    pub fn prepare(namespace: &Namespace, directory: &Path, settings: &Settings) -> Result<Self> {
+        let config = directory.join("vipd.toml");
+        let socket = directory.join("vipd.sock");
+        let password_file = directory.join("password");
+        if let Some(password) = &settings.password {
+            fs::write(&password_file, format!("{password}\n"))?;
+        }
+        fs::write(&config, toml(settings, &socket, &password_file))
+            .with_context(|| format!("cannot write {}", config.display()))?;
+        Ok(Self {
+            binary: binary()?,
+            namespace: namespace.clone(),
+            config,
+            socket,
+            log: directory.join("vipd.log"),
+            process: None,
+        })
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// The file that has its output.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// `vipd run`; waits until it answers `vipd status`, which may be before it serves.
+    pub fn start(&mut self) -> Result<()> {
+        let mut command = self.command("run");
+        command.arg("--config").arg(&self.config);
+        let mut process = Process::start("vipd", &mut command, &self.log)?;
+        let pid = process.pid();
+        wait_until("vipd answers `vipd status`", PATIENCE, || {
+            process.must_run()?;
+            Ok(self.status()?.pid == pid)
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// SIGKILL: it gets no chance to clean up.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running()?;
+        self.process.take().map_or(Ok(()), Process::kill)
+    }
+
+    /// SIGTERM; waits for its end, which must be a success.
+    pub fn stop(&mut self) -> Result<()> {
+        self.running()?.signal(Signal::SIGTERM)?;
+        let mut process = self.process.take().context("vipd is not running")?;
+        let status = wait_for("vipd ends after SIGTERM", PATIENCE, || process.ended())?;
+        if !status.success() {
+            bail!("vipd ended with {status} after SIGTERM:\n{}", tail(&self.log, 20));
+        }
+        Ok(())
+    }
+
+    /// `vipd detach`.
+    pub fn detach(&self) -> Result<()> {
+        let mut command = self.command("detach");
+        output(command.arg("--config").arg(&self.config)).map(drop)
+    }
+
+    /// `vipd check`: what it prints, or an error with what it says.
+    pub fn check(&self) -> Result<String> {
+        let mut command = self.command("check");
+        output(command.arg("--config").arg(&self.config))
+    }
+
+    /// `vipd status --json`.
+    pub fn status(&self) -> Result<Status> {
+        let mut command = self.command("status");
+        let answer = output(command.arg("--json").arg("--socket").arg(&self.socket))?;
+        serde_json::from_str(&answer).with_context(|| format!("unexpected status: {answer}"))
+    }
+
+    /// `vipd status`, for a person.
+    pub fn status_text(&self) -> Result<String> {
+        output(self.command("status").arg("--socket").arg(&self.socket))
+    }
+
+    /// Waits until every service goes to `backend` and is announced.
+    pub fn wait_serving(&self, backend: SocketAddr) -> Result<()> {
+        wait_until(format_args!("vipd serves {backend}"), PATIENCE, || {
+            let status = self.status()?;
+            if status.serves(backend) {
+                return Ok(true);
+            }
+            bail!("it says: {:?}", status.services)
+        })
+    }
+
+    fn command(&self, verb: &str) -> std::process::Command {
+        let mut command = self.namespace.command(&self.binary);
+        command.arg(verb);
+        command
+    }
+
+    fn running(&self) -> Result<&Process> {
+        self.process.as_ref().context("vipd is not running")
+    }
+}
+
+/// The vipd beside this program, or the one that `VIPD_BIN` names.
+fn binary() -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os("VIPD_BIN") {
+        return Ok(named.into());
+    }
+    // Tests are in target/<profile>/deps, other programs one level above.
+    let this = std::env::current_exe().context("cannot tell where this program is")?;
+    let found = this.ancestors().skip(1).take(2).map(|it| it.join("vipd")).find(|it| it.is_file());
+    found.context("no vipd beside this program: run `cargo build --package vipd`")
+}
+
+fn toml(settings: &Settings, socket: &Path, password_file: &Path) -> String {
+    let sentinels: Vec<_> = settings.sentinels.iter().map(SocketAddr::to_string).collect();
+    let login = match &settings.password {
+        Some(_) => format!("password_file = {password_file:?}\n"),
+        None => String::new(),
+    };
+    format!(
+        "[daemon]\n\
+         interfaces = {interfaces:?}\n\
+         pin_dir = {pin_directory:?}\n\
+         control_socket = {socket:?}\n\
+         {more}\n\
+         [sentinel]\n\
+         endpoints = {sentinels:?}\n\
+         {login}\
+         [redis]\n\
+         {login}\
+         [[vip]]\n\
+         address = \"{vip}\"\n\
+         mode = \"{mode}\"\n\
+         [[vip.service]]\n\
+         port = {port}\n\
+         master = \"{MASTER_NAME}\"\n",
+        interfaces = settings.interfaces,
+        pin_directory = settings.pin_directory,
+        more = settings.more,
+        vip = settings.vip,
+        mode = settings.mode.name(),
+        port = settings.port,
+    )
+}

@@ -1,0 +1,166 @@
+//! One real Redis.
+
+use std::fs;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use redis::{Connection, FromRedisValue, Value};
+
+use crate::client::{self, Dialer};
+use crate::host::Host;
+use crate::process::Process;
+use crate::wait::{PATIENCE, wait_for};
+
+/// Port of every Redis of the lab.
+pub const REDIS_PORT: u16 = 8000;
+
+/// A Redis with a directory of its own, running or not.
+#[derive(Debug)]
+pub struct RedisNode {
+    name: String,
+    host: Host,
+    directory: PathBuf,
+    password: Option<String>,
+    process: Option<Process>,
+    run_id: String,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// It takes writes.
+    Master,
+    /// It follows another, and is in sync with it or not.
+    Replica {
+        /// The link to its master works and the first copy is there.
+        in_sync: bool,
+    },
+}
+
+impl RedisNode {
+    /// Prepares a node on `host`; `master` is whom it follows from its first start on.
+    pub fn prepare(
+        name: &str,
+        host: &Host,
+        run_directory: &Path,
+        password: Option<&str>,
+        master: Option<SocketAddr>,
+    ) -> Result<Self> {
+        let directory = run_directory.join(name);
+        fs::create_dir_all(&directory)?;
+        // Bound to every address, so that a node reached by `dsr` serves the VIP as well.
+        let mut config = format!(
+            "port {REDIS_PORT}\n\
+             bind 0.0.0.0\n\
+             protected-mode no\n\
+             dir {}\n\
+             save \"\"\n\
+             appendonly yes\n\
+             auto-aof-rewrite-percentage 0\n\
+             repl-diskless-sync-delay 0\n\
+             repl-ping-replica-period 1\n\
+             repl-timeout 5\n",
+            directory.display()
+        );
+        if let Some(master) = master {
+            config += &format!("replicaof {} {}\n", master.ip(), master.port());
+        }
+        if let Some(password) = password {
+            config += &format!("requirepass {password}\nmasterauth {password}\n");
+        }
+        fs::write(directory.join("redis.conf"), config)
+            .with_context(|| format!("cannot write {name}'s configuration"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            host: host.clone(),
+            directory,
+            password: password.map(str::to_owned),
+            process: None,
+            run_id: String::new(),
+        })
+    }
+
+    /// Its name, such as `redis1`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The machine it runs on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Where it serves, as Sentinel says it.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddrV4::new(self.host.address, REDIS_PORT).into()
+    }
+
+    /// Tells this start of it from all other Redis processes.
+    pub fn run_id(&self) -> &str {
+        &self.run_id
+    }
+
+    /// Starts it, with the data and the configuration that its last run left behind, and waits
+    /// until it answers.
+    pub fn start(&mut self) -> Result<()> {
+        let log = self.directory.join("redis.log");
+        let mut command = self.host.namespace.command("redis-server");
+        command.arg(self.directory.join("redis.conf"));
+        let mut process = Process::start(&self.name, &mut command, &log)?;
+        let answers = wait_for(format_args!("{} answers", self.name), PATIENCE, || {
+            process.must_run()?;
+            let mut connection = self.connect()?;
+            let run_id = client::run_id(&mut connection)?;
+            let _ready: Value = redis::cmd("PING").query(&mut connection)?;
+            Ok(Some(run_id))
+        });
+        self.run_id = answers?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// SIGKILL: its port answers with resets from then on.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running()?;
+        self.process.take().map_or(Ok(()), Process::kill)
+    }
+
+    /// SIGSTOP: it freezes; its host still accepts connections for it.
+    pub fn freeze(&self) -> Result<()> {
+        self.running()?.signal(Signal::SIGSTOP)
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) -> Result<()> {
+        self.running()?.signal(Signal::SIGCONT)
+    }
+
+    /// A connection that doesn't cross the lab's network.
+    pub fn connect(&self) -> Result<Connection> {
+        let local = SocketAddr::from(([127, 0, 0, 1], REDIS_PORT));
+        Dialer::new(&self.host.namespace, local, self.password.as_deref()).connect()
+    }
+
+    /// What it answers to a command.
+    pub fn ask<T: FromRedisValue>(&self, words: &[&str]) -> Result<T> {
+        let answer = redis::Cmd::new().arg(words).query(&mut self.connect()?);
+        answer.with_context(|| format!("{}: {}", self.name, words.join(" ")))
+    }
+
+    /// What it answers to INFO replication.
+    pub fn role(&self) -> Result<Role> {
+        let info: String = self.ask(&["INFO", "replication"])?;
+        Ok(match client::info_field(&info, "role") {
+            Some("master") => Role::Master,
+            _ => Role::Replica {
+                in_sync: client::info_field(&info, "master_link_status") == Some("up"),
+            },
+        })
+    }
+
+    fn running(&self) -> Result<&Process> {
+        self.process.as_ref().with_context(|| format!("{} is not running", self.name))
+    }
+}

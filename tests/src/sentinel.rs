@@ -1,0 +1,169 @@
+//! One real Sentinel.
+
+use std::fs;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use redis::{Connection, FromRedisValue, Value};
+
+use crate::client::Dialer;
+use crate::host::Host;
+use crate::process::Process;
+use crate::wait::{PATIENCE, wait_for};
+
+/// Port of every Sentinel of the lab.
+pub const SENTINEL_PORT: u16 = 26379;
+/// What the Sentinels call the deployment.
+pub const MASTER_NAME: &str = "mymaster";
+/// Sentinels that must agree that the master is down.
+pub const QUORUM: u32 = 2;
+/// Silence after which a Sentinel calls a node down.
+const DOWN_AFTER_MS: u32 = 500;
+/// Sentinel's own limit for the steps of a failover.
+const FAILOVER_TIMEOUT_MS: u32 = 5000;
+
+/// A Sentinel with a directory of its own, running or not.
+#[derive(Debug)]
+pub struct Sentinel {
+    name: String,
+    host: Host,
+    directory: PathBuf,
+    password: Option<String>,
+    process: Option<Process>,
+}
+
+impl Sentinel {
+    /// Prepares a Sentinel on `host` that watches `master`.
+    pub fn prepare(
+        name: &str,
+        host: &Host,
+        run_directory: &Path,
+        password: Option<&str>,
+        master: SocketAddr,
+    ) -> Result<Self> {
+        let directory = run_directory.join(name);
+        fs::create_dir_all(&directory)?;
+        let mut config = format!(
+            "port {SENTINEL_PORT}\n\
+             bind 0.0.0.0\n\
+             protected-mode no\n\
+             dir {}\n\
+             sentinel monitor {MASTER_NAME} {} {} {QUORUM}\n\
+             sentinel down-after-milliseconds {MASTER_NAME} {DOWN_AFTER_MS}\n\
+             sentinel failover-timeout {MASTER_NAME} {FAILOVER_TIMEOUT_MS}\n\
+             sentinel parallel-syncs {MASTER_NAME} 2\n",
+            directory.display(),
+            master.ip(),
+            master.port(),
+        );
+        if let Some(password) = password {
+            config += &format!(
+                "requirepass {password}\n\
+                 sentinel sentinel-pass {password}\n\
+                 sentinel auth-pass {MASTER_NAME} {password}\n"
+            );
+        }
+        fs::write(directory.join("sentinel.conf"), config)
+            .with_context(|| format!("cannot write {name}'s configuration"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            host: host.clone(),
+            directory,
+            password: password.map(str::to_owned),
+            process: None,
+        })
+    }
+
+    /// Its name, such as `sentinel1`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The machine it runs on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Where it serves.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddrV4::new(self.host.address, SENTINEL_PORT).into()
+    }
+
+    /// Starts it, with the state that its last run left behind, and waits until it answers.
+    pub fn start(&mut self) -> Result<()> {
+        let log = self.log();
+        let mut command = self.host.namespace.command("redis-sentinel");
+        command.arg(self.directory.join("sentinel.conf"));
+        let mut process = Process::start(&self.name, &mut command, &log)?;
+        wait_for(format_args!("{} answers", self.name), PATIENCE, || {
+            process.must_run()?;
+            self.ask::<Value>(&["PING"]).map(Some)
+        })?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// The file that has its output.
+    pub fn log(&self) -> PathBuf {
+        self.directory.join("sentinel.log")
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running()?;
+        self.process.take().map_or(Ok(()), Process::kill)
+    }
+
+    /// SIGSTOP: its connections stay open and silent.
+    pub fn freeze(&self) -> Result<()> {
+        self.running()?.signal(Signal::SIGSTOP)
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) -> Result<()> {
+        self.running()?.signal(Signal::SIGCONT)
+    }
+
+    /// A connection that doesn't cross the lab's network.
+    pub fn connect(&self) -> Result<Connection> {
+        let local = SocketAddr::from(([127, 0, 0, 1], SENTINEL_PORT));
+        Dialer::new(&self.host.namespace, local, self.password.as_deref()).connect()
+    }
+
+    /// What it answers to a command.
+    pub fn ask<T: FromRedisValue>(&self, words: &[&str]) -> Result<T> {
+        let answer = redis::Cmd::new().arg(words).query(&mut self.connect()?);
+        answer.with_context(|| format!("{}: {}", self.name, words.join(" ")))
+    }
+
+    /// Whom it believes to be the master.
+    pub fn master(&self) -> Result<SocketAddr> {
+        let (address, port): (String, u16) =
+            self.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER_NAME])?;
+        Ok(SocketAddr::new(address.parse()?, port))
+    }
+
+    /// A number from its SENTINEL MASTER, such as `config-epoch` or `num-slaves`.
+    pub fn number(&self, field: &str) -> Result<u64> {
+        let pairs: Vec<String> = self.ask(&["SENTINEL", "MASTER", MASTER_NAME])?;
+        let value = pairs.chunks_exact(2).find(|pair| pair[0] == field);
+        let value = value.with_context(|| format!("{} does not say its {field}", self.name))?;
+        Ok(value[1].parse()?)
+    }
+
+    /// Orders a planned failover.
+    pub fn fail_over(&self) -> Result<()> {
+        self.ask::<Value>(&["SENTINEL", "FAILOVER", MASTER_NAME]).map(drop)
+    }
+
+    /// Whether this process is there.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    fn running(&self) -> Result<&Process> {
+        self.process.as_ref().with_context(|| format!("{} is not running", self.name))
+    }
+}

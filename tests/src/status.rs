@@ -1,0 +1,118 @@
+//! What `vipd status --json` promises to those who script against it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+/// The whole answer.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Status {
+    /// vipd's version.
+    pub version: String,
+    /// vipd's process.
+    pub pid: u32,
+    /// The interfaces it answers on.
+    pub interfaces: Vec<Interface>,
+    /// One per VIP and port.
+    pub services: Vec<Service>,
+    /// The last ones, in order.
+    pub failovers: Vec<Failover>,
+    /// By name.
+    pub counters: BTreeMap<String, Value>,
+}
+
+/// One interface.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// `native` or `generic`.
+    pub xdp_mode: String,
+    /// The kernel's number of the program.
+    pub program_id: u32,
+}
+
+/// One service.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Service {
+    /// The virtual address.
+    pub vip: String,
+    /// Its TCP port.
+    pub port: u16,
+    /// `nat` or `dsr`.
+    pub mode: String,
+    /// Sentinel's name of the master.
+    pub master: String,
+    /// What the service is doing.
+    pub state: String,
+    /// Where its packets go now.
+    pub backend: Option<SocketAddr>,
+    /// The config-epoch of that.
+    pub epoch: Option<u64>,
+    /// Counts cutovers.
+    pub generation: Option<u32>,
+    /// Whether ARP for the VIP is answered.
+    pub announcing: bool,
+}
+
+/// One failover.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Failover {
+    /// Which service moved.
+    pub service: Value,
+    /// The old master.
+    pub from: Option<SocketAddr>,
+    /// The new master.
+    pub to: SocketAddr,
+    /// Its config-epoch.
+    pub epoch: u64,
+    /// When what was seen.
+    pub timeline: Timeline,
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC; what was not seen is absent or null.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Timeline {
+    /// A Sentinel found the old master silent.
+    pub sdown_ns: Option<u64>,
+    /// A quorum of them did.
+    pub odown_ns: Option<u64>,
+    /// The leader chose a replica.
+    pub selected_ns: Option<u64>,
+    /// The first `+switch-master`.
+    pub switch_master_ns: Option<u64>,
+    /// The new master answered ROLE with `master`.
+    pub role_confirmed_ns: Option<u64>,
+    /// The one write that moved the service.
+    pub flip_ns: Option<u64>,
+    /// The first packet to the new master, by the kernel's clock.
+    pub first_packet_ns: Option<u64>,
+}
+
+impl Timeline {
+    /// Its moments with a name for each, in the order in which they usually happen.
+    pub fn moments(&self) -> [(&'static str, Option<u64>); 7] {
+        [
+            ("first Sentinel finds the master silent (+sdown)", self.sdown_ns),
+            ("a quorum agrees (+odown)", self.odown_ns),
+            ("the leader chooses a replica (+selected-slave)", self.selected_ns),
+            ("a Sentinel announces the new master (+switch-master)", self.switch_master_ns),
+            ("the new master itself confirms it (ROLE)", self.role_confirmed_ns),
+            ("vipd moves the VIP: one write in the kernel", self.flip_ns),
+            ("the first packet reaches the new master", self.first_packet_ns),
+        ]
+    }
+}
+
+impl Status {
+    /// Whether every service points to `backend` and is announced.
+    pub fn serves(&self, backend: SocketAddr) -> bool {
+        !self.services.is_empty()
+            && self
+                .services
+                .iter()
+                .all(|service| service.backend == Some(backend) && service.announcing)
+    }
+}

@@ -1,0 +1,268 @@
+//! The control socket: one JSON line asks, one JSON line answers. Mode 0600: root's.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::status::Status;
+
+/// The longest that either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest question.
+const MAX_REQUEST: u64 = 4096;
+/// Longest answer.
+const MAX_RESPONSE: u64 = 16 << 20;
+/// Conversations at once; the next ones wait.
+const MAX_CONVERSATIONS: usize = 16;
+
+/// What can be asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Request {
+    /// The status document.
+    Status,
+}
+
+/// What is answered.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Response {
+    /// To [`Request::Status`].
+    Status(Box<Status>),
+    /// The request was not understood, or could not be carried out.
+    Error(String),
+}
+
+/// A question on its way to the driver, and the way back.
+pub type Question = (Request, oneshot::Sender<Response>);
+
+/// Why there is no socket, or no answer.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// A vipd answers there.
+    #[error("another vipd is running and answers on {}", .0.display())]
+    InUse(PathBuf),
+    /// The socket can't be made.
+    #[error("cannot listen on {}: {source}; choose another control_socket", path.display())]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nobody answers there.
+    #[error("no vipd answers on {}: {source}", path.display())]
+    NotRunning {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// vipd answered something else, or not in time.
+    #[error("vipd's answer on {} makes no sense: {reason}", path.display())]
+    Answer {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// The listening socket. Dropping it removes the file.
+#[derive(Debug)]
+pub struct Control {
+    path: PathBuf,
+    task: JoinHandle<()>,
+}
+
+impl Control {
+    /// Listens at `path` and passes questions on. A file left by a vipd that died is replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InUse`] and [`Error::Listen`].
+    pub async fn listen(path: &Path, questions: mpsc::Sender<Question>) -> Result<Self, Error> {
+        let failed = |source| Error::Listen { path: path.to_owned(), source };
+        if let Some(directory) = path.parent() {
+            std::fs::create_dir_all(directory).map_err(failed)?;
+        }
+        if UnixStream::connect(path).await.is_ok() {
+            return Err(Error::InUse(path.to_owned()));
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = bind_private(path).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), task: tokio::spawn(serve(listener, questions)) })
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.task.abort();
+        // Whoever removed it before us wanted the same.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Asks the vipd behind `path`.
+///
+/// # Errors
+///
+/// [`Error::NotRunning`] and [`Error::Answer`].
+pub async fn ask(path: &Path, request: Request) -> Result<Response, Error> {
+    let answer = |reason: String| Error::Answer { path: path.to_owned(), reason };
+    let mut stream = UnixStream::connect(path)
+        .await
+        .map_err(|source| Error::NotRunning { path: path.to_owned(), source })?;
+    let conversation = async {
+        stream.write_all(&line(&request)).await?;
+        let mut text = Vec::new();
+        BufReader::new(stream).take(MAX_RESPONSE).read_until(b'\n', &mut text).await?;
+        Ok::<_, io::Error>(text)
+    };
+    let text = timeout(PATIENCE, conversation)
+        .await
+        .map_err(|_| answer(format!("none in {} s", PATIENCE.as_secs())))?
+        .map_err(|error| answer(error.to_string()))?;
+    serde_json::from_slice(&text).map_err(|error| answer(error.to_string()))
+}
+
+/// Binds to a name beside the real one, makes it private, and moves it there: nobody else can
+/// connect in between.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let listener = UnixListener::bind(&temporary)?;
+    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .inspect_err(|_| {
+            // The first error is the one to report.
+            let _ = std::fs::remove_file(&temporary);
+        })?;
+    Ok(listener)
+}
+
+async fn serve(listener: UnixListener, questions: mpsc::Sender<Question>) {
+    let places = std::sync::Arc::new(Semaphore::new(MAX_CONVERSATIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let questions = questions.clone();
+                tokio::spawn(async move {
+                    let _place = place;
+                    match timeout(PATIENCE, converse(stream, questions)).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => debug!(%error, "control connection"),
+                        Err(_) => debug!("control connection timed out"),
+                    }
+                });
+            }
+            // Out of descriptors, say: not worth a busy loop.
+            Err(error) => {
+                debug!(%error, "control socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: UnixStream, questions: mpsc::Sender<Question>) -> io::Result<()> {
+    let (reader, mut writer) = stream.into_split();
+    let mut text = Vec::new();
+    BufReader::new(reader).take(MAX_REQUEST).read_until(b'\n', &mut text).await?;
+    let response = match serde_json::from_slice(&text) {
+        Ok(request) => {
+            let (answer, answered) = oneshot::channel();
+            let stopping = || Response::Error("vipd is stopping".to_owned());
+            match questions.send((request, answer)).await {
+                Ok(()) => answered.await.unwrap_or_else(|_| stopping()),
+                Err(_) => stopping(),
+            }
+        }
+        Err(error) => Response::Error(format!("not a request of vipd {VERSION}: {error}")),
+    };
+    writer.write_all(&line(&response)).await
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn line(message: &impl Serialize) -> Vec<u8> {
+    // Serialising to memory fails only for maps with keys that aren't strings; there are none.
+    let mut line = serde_json::to_vec(message).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn socket(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("vipd-control-{}-{name}.sock", std::process::id()))
+    }
+
+    #[tokio::test]
+    async fn a_question_reaches_the_driver_and_its_answer_comes_back() {
+        let path = socket("ask");
+        let (sender, mut questions) = mpsc::channel::<Question>(1);
+        let control = Control::listen(&path, sender).await.unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let driver = tokio::spawn(async move {
+            let (request, answer) = questions.recv().await.unwrap();
+            assert_eq!(request, Request::Status);
+            answer.send(Response::Error("not now".to_owned())).unwrap();
+        });
+        let response = ask(&path, Request::Status).await.unwrap();
+        assert_eq!(response, Response::Error("not now".to_owned()));
+        driver.await.unwrap();
+        drop(control);
+        assert!(!path.exists(), "the file goes with the socket");
+    }
+
+    #[tokio::test]
+    async fn a_second_vipd_is_refused_and_a_dead_one_s_file_replaced() {
+        let path = socket("second");
+        let (sender, _questions) = mpsc::channel(1);
+        let first = Control::listen(&path, sender.clone()).await.unwrap();
+        let second = Control::listen(&path, sender.clone()).await;
+        assert!(matches!(second, Err(Error::InUse(_))), "{second:?}");
+        drop(first);
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        Control::listen(&path, sender).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_said_with_the_path() {
+        let path = socket("nobody");
+        let error = ask(&path, Request::Status).await.unwrap_err();
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+    }
+
+    #[tokio::test]
+    async fn nonsense_is_answered_with_an_error() {
+        let path = socket("nonsense");
+        let (sender, _questions) = mpsc::channel(1);
+        let _control = Control::listen(&path, sender).await.unwrap();
+        let mut stream = UnixStream::connect(&path).await.unwrap();
+        stream.write_all(b"\"reboot\"\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("not a request"), "{answer}");
+    }
+}

@@ -1,0 +1,156 @@
+//! What was heard of Sentinels and Redis nodes: which nodes matter, and what status shows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use crate::config::Config;
+use crate::connect::Error;
+use crate::failover::Desired;
+use crate::model::{MasterId, SentinelId};
+use crate::redis_node;
+use crate::sentinel::Report;
+use crate::status;
+
+/// Everything heard that the core does not keep.
+#[derive(Debug)]
+pub struct Knowledge {
+    names: Vec<String>,
+    sentinels: BTreeMap<SentinelId, Sentinel>,
+    nodes: BTreeMap<SocketAddr, Result<redis_node::Role, Error>>,
+    /// Which node is being asked for ROLE on behalf of which master.
+    pub asking: BTreeMap<MasterId, SocketAddr>,
+}
+
+#[derive(Debug, Default)]
+struct Sentinel {
+    endpoint: String,
+    configured: bool,
+    up: bool,
+    tilt: bool,
+    lost: Option<String>,
+    masters: BTreeMap<MasterId, SocketAddr>,
+    replicas: BTreeMap<MasterId, Vec<SocketAddr>>,
+}
+
+impl Knowledge {
+    /// Nothing heard yet.
+    pub fn new(config: &Config) -> Self {
+        let sentinels = config.sentinel.endpoints.iter().enumerate().map(|(id, endpoint)| {
+            let sentinel = Sentinel {
+                endpoint: endpoint.to_string(),
+                configured: true,
+                ..Sentinel::default()
+            };
+            (SentinelId(id), sentinel)
+        });
+        Self {
+            names: config.masters().into_iter().map(str::to_owned).collect(),
+            sentinels: sentinels.collect(),
+            nodes: BTreeMap::new(),
+            asking: BTreeMap::new(),
+        }
+    }
+
+    /// A master's name.
+    pub fn name(&self, master: MasterId) -> &str {
+        self.names.get(master.0).map_or("?", String::as_str)
+    }
+
+    /// A Sentinel's endpoint.
+    pub fn endpoint(&self, sentinel: SentinelId) -> &str {
+        self.sentinels.get(&sentinel).map_or("?", |it| it.endpoint.as_str())
+    }
+
+    /// Keeps what a Sentinel said. Returns whether the set of nodes may have changed.
+    pub fn sentinel_said(&mut self, report: &Report) -> bool {
+        match report {
+            Report::Up { sentinel, .. } => {
+                self.with(*sentinel, |it| (it.up, it.lost) = (true, None));
+                false
+            }
+            Report::Lost { sentinel, error } => {
+                // Its nodes are kept: whom it knew is still worth knowing.
+                self.with(*sentinel, |it| (it.up, it.lost) = (false, Some(error.to_string())));
+                false
+            }
+            Report::Tilt { sentinel, tilt } => {
+                self.with(*sentinel, |it| it.tilt = *tilt);
+                false
+            }
+            Report::Found { sentinel, endpoint } => {
+                let endpoint = endpoint.to_string();
+                self.sentinels.insert(*sentinel, Sentinel { endpoint, ..Sentinel::default() });
+                false
+            }
+            Report::Forgotten { sentinel } => {
+                self.sentinels.remove(sentinel);
+                true
+            }
+            Report::Claim { sentinel, master, addr, .. } => {
+                let known = self.sentinels.get_mut(sentinel);
+                known.is_some_and(|it| it.masters.insert(*master, *addr) != Some(*addr))
+            }
+            Report::Nodes { sentinel, master, replicas } => {
+                let replicas = replicas.iter().map(|replica| replica.addr).collect();
+                self.with(*sentinel, |it| {
+                    it.replicas.insert(*master, replicas);
+                });
+                true
+            }
+            Report::UnknownMaster { .. }
+            | Report::Unresolvable { .. }
+            | Report::Seen { .. }
+            | Report::View { .. } => false,
+        }
+    }
+
+    /// Keeps what a node said.
+    pub fn node_said(&mut self, report: &redis_node::Report) {
+        self.nodes.insert(report.node, report.answer.clone());
+    }
+
+    /// By master: every node that any Sentinel names for it, and its present target.
+    pub fn nodes(&self, desired: &[Desired]) -> Vec<Vec<SocketAddr>> {
+        (0..self.names.len())
+            .map(|id| {
+                let target = desired.get(id).and_then(|it| it.target).map(|target| target.addr);
+                let named = self.sentinels.values().flat_map(|it| {
+                    let replicas = it.replicas.get(&MasterId(id)).into_iter().flatten();
+                    replicas.chain(it.masters.get(&MasterId(id)))
+                });
+                let nodes: BTreeSet<_> = named.copied().chain(target).collect();
+                nodes.into_iter().collect()
+            })
+            .collect()
+    }
+
+    /// For status.
+    pub fn sentinels(&self) -> Vec<status::Sentinel> {
+        let tilt = || "in TILT: takes no part in failovers".to_owned();
+        self.sentinels
+            .values()
+            .map(|it| status::Sentinel {
+                endpoint: it.endpoint.clone(),
+                configured: it.configured,
+                up: it.up,
+                note: it.lost.clone().or_else(|| it.tilt.then(tilt)),
+            })
+            .collect()
+    }
+
+    /// What this node answered last.
+    pub fn role(&self, node: SocketAddr) -> Option<&Result<redis_node::Role, Error>> {
+        self.nodes.get(&node)
+    }
+
+    /// Forgets the answers of nodes that nobody names any more.
+    pub fn keep_only(&mut self, nodes: &BTreeSet<SocketAddr>) {
+        self.nodes.retain(|node, _| nodes.contains(node));
+    }
+
+    fn with(&mut self, sentinel: SentinelId, change: impl FnOnce(&mut Sentinel)) {
+        if let Some(it) = self.sentinels.get_mut(&sentinel) {
+            change(it);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! From what others report to the core's events, and from what the daemon holds to its status.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context as _, Result};
+use tracing::{info, warn};
+use vipd_common::addr::unmapped;
+use vipd_common::maps::{Address, ServiceState as Kernel};
+
+use super::Driver;
+use crate::clock::Monotonic;
+use crate::config::Mode;
+use crate::failover::{Event, Role, State, Target};
+use crate::plan::{Service, Vip};
+use crate::redis_node;
+use crate::sentinel::{self, Report};
+use crate::status::{self, ServiceState, Status};
+use crate::timeline::Sighting;
+
+impl Driver {
+    /// A Sentinel said something.
+    pub(super) fn sentinel_said(&mut self, report: Report) {
+        if self.knowledge.sentinel_said(&report) {
+            self.nodes_changed();
+        }
+        let now = Monotonic::now();
+        match report {
+            Report::Up { sentinel, .. } => {
+                info!(sentinel = self.knowledge.endpoint(sentinel), "connected");
+            }
+            Report::Claim { sentinel, master, addr, epoch } => {
+                let target = Target { addr, epoch };
+                self.tell(now, Event::Claim { sentinel, master, target });
+            }
+            Report::UnknownMaster { sentinel, master } => {
+                self.tell(now, Event::UnknownMaster { sentinel, master });
+            }
+            Report::Lost { sentinel, error } => {
+                warn!(sentinel = self.knowledge.endpoint(sentinel), "lost: {error}");
+                self.tell(now, Event::SentinelLost { sentinel });
+            }
+            Report::Forgotten { sentinel } => self.tell(now, Event::SentinelLost { sentinel }),
+            Report::Seen { sentinel, master, what, at } => {
+                info!(
+                    sentinel = self.knowledge.endpoint(sentinel),
+                    master = self.knowledge.name(master),
+                    "{what:?}"
+                );
+                if let Some(what) = sighting(what) {
+                    self.tell(at, Event::Seen { master, what });
+                }
+            }
+            Report::Unresolvable { sentinel, master, error } => warn!(
+                sentinel = self.knowledge.endpoint(sentinel),
+                master = self.knowledge.name(master),
+                "names a master that has no address: {error}"
+            ),
+            Report::Tilt { sentinel, tilt } => {
+                warn!(sentinel = self.knowledge.endpoint(sentinel), tilt, "TILT");
+            }
+            Report::Nodes { .. } => self.reconcile(),
+            Report::View { .. } | Report::Found { .. } => {}
+        }
+    }
+
+    /// A Redis node said something.
+    pub(super) fn node_said(&mut self, report: redis_node::Report) {
+        self.knowledge.node_said(&report);
+        let role = match &report.answer {
+            Ok(redis_node::Role::Master { .. }) => Role::Master,
+            Ok(redis_node::Role::Replica { .. } | redis_node::Role::Sentinel) => Role::Replica,
+            Err(_) => Role::NoAnswer,
+        };
+        self.tell(report.at, Event::Role { node: report.node, role });
+    }
+
+    /// The status document.
+    pub(super) fn status(&self) -> Result<Status> {
+        let counters = self.datapath.counters().context("the counters can't be read")?;
+        let pins = self.config.daemon.pin_dir.display();
+        let attached = self.datapath.interfaces();
+        let links = attached.iter().map(|it| format!("XDP link on {}, pinned in {pins}", it.name));
+        let maps = format!("{} maps, pinned in {pins}", vipd_common::maps::ALL.len());
+        let mut problems: Vec<String> = self.problems.iter().map(ToString::to_string).collect();
+        problems.extend(self.possession.problems());
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: Some(std::process::id()),
+            interfaces: attached
+                .iter()
+                .map(|it| status::Interface {
+                    name: it.name.clone(),
+                    xdp_mode: it.xdp_mode.name().to_owned(),
+                    program_id: it.program_id,
+                })
+                .collect(),
+            services: self.topology.services().map(|(vip, it)| self.service(vip, it)).collect(),
+            failovers: self.failovers.iter().flat_map(|record| self.failover(record)).collect(),
+            counters: counters
+                .into_iter()
+                .map(|(verdict, it)| {
+                    let counter = status::Counter { packets: it.packets, bytes: it.bytes };
+                    (verdict.name().to_owned(), counter)
+                })
+                .collect::<BTreeMap<_, _>>(),
+            sentinels: self.knowledge.sentinels(),
+            nodes: self.nodes(),
+            problems,
+            host: links.chain([maps]).collect(),
+        })
+    }
+
+    fn service(&self, vip: &Vip, service: &Service) -> status::Service {
+        let index = self.actual.services.get(&vip.key(service)).copied();
+        let active = index.map(|index| self.actual.active(index)).unwrap_or_default();
+        let confirmed = index.map(|index| self.actual.confirmed(index)).unwrap_or_default();
+        let backend = index
+            .filter(|_| active.state() != Kernel::Down)
+            .and_then(|index| self.actual.backend(index))
+            .map(|it| SocketAddr::new(IpAddr::V4(unmapped(it.addr).into()), u16::from_be_bytes(it.port)));
+        let desired = self.failover.desired().get(service.master.0);
+        let state = match desired.map(|desired| desired.state) {
+            None | Some(State::Learning) => ServiceState::Learning,
+            Some(State::Confirming) => ServiceState::Confirming,
+            Some(State::Withdrawn) => ServiceState::Withdrawn,
+            Some(State::Serving) if active.state() == Kernel::Up => ServiceState::Serving,
+            Some(State::Serving) => ServiceState::Down,
+        };
+        let address = self.actual.addresses.get(&vip.addr);
+        status::Service {
+            vip: vip.addr,
+            port: service.port,
+            mode: match vip.mode {
+                Mode::Nat => "nat",
+                Mode::Dsr => "dsr",
+            }
+            .to_owned(),
+            master: self.knowledge.name(service.master).to_owned(),
+            state,
+            backend,
+            epoch: (confirmed.valid != 0).then_some(confirmed.epoch),
+            generation: active.generation(),
+            announcing: address.is_some_and(|address| address.has(Address::ANNOUNCE)),
+        }
+    }
+
+    /// One entry for each service that the record's master has.
+    fn failover<'a>(
+        &'a self,
+        record: &'a crate::timeline::FailoverRecord,
+    ) -> impl Iterator<Item = status::Failover> + 'a {
+        let services = self.topology.services();
+        services.filter(|(_, it)| it.master == record.master).map(|(vip, it)| status::Failover {
+            service: vip.socket(it).to_string(),
+            master: self.knowledge.name(record.master).to_owned(),
+            from: record.from,
+            to: record.to,
+            epoch: record.epoch.0,
+            timeline: (&record.timeline).into(),
+        })
+    }
+
+    fn nodes(&self) -> Vec<status::Node> {
+        let by_master = self.knowledge.nodes(self.failover.desired());
+        let nodes: std::collections::BTreeSet<SocketAddr> = by_master.into_iter().flatten().collect();
+        nodes
+            .into_iter()
+            .map(|addr| {
+                let (role, mut note) = match self.knowledge.role(addr) {
+                    None => (None, None),
+                    Some(Ok(redis_node::Role::Master { .. })) => (Some("master"), None),
+                    Some(Ok(redis_node::Role::Replica { .. })) => (Some("replica"), None),
+                    Some(Ok(redis_node::Role::Sentinel)) => {
+                        (None, Some("a Sentinel answers there".to_owned()))
+                    }
+                    Some(Err(error)) => (None, Some(error.to_string())),
+                };
+                let next_hop = match addr.ip() {
+                    IpAddr::V4(ip) => match self.network.next_hops.get(&ip) {
+                        Some(Ok(hop)) => Some(hop.mac.to_string()),
+                        Some(Err(why)) => {
+                            note = note.or_else(|| Some(why.to_string()));
+                            None
+                        }
+                        None => None,
+                    },
+                    IpAddr::V6(_) => None,
+                };
+                status::Node { addr, role: role.map(str::to_owned), note, next_hop }
+            })
+            .collect()
+    }
+}
+
+/// What a timeline shows of an event.
+fn sighting(what: sentinel::Sighting) -> Option<Sighting> {
+    use sentinel::Sighting as Seen;
+    match what {
+        Seen::Sdown => Some(Sighting::Sdown),
+        Seen::Odown => Some(Sighting::Odown),
+        Seen::Selected(_) => Some(Sighting::Selected),
+        Seen::SwitchMaster => Some(Sighting::SwitchMaster),
+        Seen::Promoting(_) | Seen::Promoted(_) | Seen::End | Seen::Aborted => None,
+    }
+}

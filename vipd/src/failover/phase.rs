@@ -191,3 +191,70 @@ fn confirms(candidate: Target, node: SocketAddr, role: Role) -> bool {
         Role::Replica | Role::NoAnswer => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Epoch;
+
+    fn target(host: u8, epoch: u64) -> Target {
+        Target { addr: SocketAddr::from(([198, 18, 0, host], 8000)), epoch: Epoch(epoch) }
+    }
+
+    /// One row for each input, one column for each phase.
+    #[test]
+    fn the_whole_transition_table() {
+        let (present, asked, newer) = (target(101, 3), target(102, 4), target(103, 5));
+        let other = target(104, 0);
+
+        let l = Phase::Learning;
+        let c = Phase::Confirming { candidate: asked };
+        let s = Phase::Serving { target: present };
+        let r = Phase::Replacing { target: present, candidate: asked };
+        let w = Phase::Withdrawn { target: present };
+        let q = Phase::Returning { target: present, candidate: asked };
+        // The same, superseded or confirmed.
+        let c2 = Phase::Confirming { candidate: newer };
+        let r2 = Phase::Replacing { target: present, candidate: newer };
+        let q2 = Phase::Returning { target: present, candidate: newer };
+        let s2 = Phase::Serving { target: asked };
+
+        let claims = |support, successor| Input::Claims { support, successor };
+        let role = |node: Target, role| Input::Role { node: node.addr, role };
+        let unmoved = [l, c, s, r, w, q];
+        let table = [
+            (claims(Support::Nobody, None), [l, l, s, s, w, w]),
+            (claims(Support::Nobody, Some(newer)), [l, l, r2, r2, w, w]),
+            (claims(Support::Minority, None), [l, l, s, s, w, w]),
+            (claims(Support::Minority, Some(newer)), [l, l, r2, r2, w, w]),
+            (claims(Support::Majority, None), [l, l, s, s, s, s]),
+            (claims(Support::Majority, Some(newer)), [c2, c2, r2, r2, q2, q2]),
+            (role(asked, Role::Master), [l, s2, s, s2, w, s2]),
+            (role(asked, Role::Replica), unmoved),
+            (role(asked, Role::NoAnswer), unmoved),
+            (role(present, Role::Master), unmoved),
+            (role(present, Role::Replica), unmoved),
+            (role(present, Role::NoAnswer), unmoved),
+            (role(other, Role::Master), unmoved),
+            (role(other, Role::Replica), unmoved),
+            (role(other, Role::NoAnswer), unmoved),
+            (Input::Overdue(OnSentinelLoss::Hold), unmoved),
+            (Input::Overdue(OnSentinelLoss::Withdraw), [l, c, w, r, w, q]),
+        ];
+
+        for (input, expected) in table {
+            for (before, after) in unmoved.into_iter().zip(expected) {
+                assert_eq!(before.next(input), after, "{before:?} on {input:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_host_on_another_port_confirms_nothing() {
+        let candidate = target(102, 4);
+        let phase = Phase::Confirming { candidate };
+        let mut node = candidate.addr;
+        node.set_port(6379);
+        assert_eq!(phase.next(Input::Role { node, role: Role::Master }), phase);
+    }
+}

@@ -529,6 +529,7 @@ fn when_slots_run_out_replicas_go_without() {
     lab.apply();
     assert_eq!(lab.actual.slots.len(), MAX_SLOTS as usize);
     assert_eq!(lab.actual.active(0).state(), ServiceState::Up);
+    assert_eq!(lab.problems.len(), 10_000 + 1 - MAX_SLOTS as usize);
 }
 
 #[test]

@@ -9,23 +9,27 @@ use crate::config::OnSentinelLoss;
 /// Where one master name stands. `target` is what is served, `candidate` what is asked for ROLE.
 ///
 /// ```text
-///                  majority + successor              candidate is master
-///    Learning ───────────────────────────▶ Confirming ─────────────────┐
-///        ▲                                     │  ▲ newer successor    │
-///        └─────────────────────────────────────┘──┘                    ▼
-///          no majority, or no successor any more         ┌──────── Serving ◀──────────────┐
-///                                                        │          │   ▲                 │
-///              no Sentinel for a while, if so configured │ successor│   │ candidate is    │
-///                                                        ▼          ▼   │ master, or      │
-///                          ┌────────────────────── Withdrawn    Replacing  no successor   │
-///                          │                       ▲   │   ▲        │      any more       │
-///       majority+successor │          no majority  │   │   └────────┘ no Sentinel …       │
-///                          ▼                       │   │                                  │
-///                      Returning ──────────────────┘   └──────────────────────────────────┤
-///                          │                             majority, no successor           │
-///                          └──────────────────────────────────────────────────────────────┘
-///                            candidate is master, or majority without a successor
+///            majority, successor                candidate is master
+///  Learning ─────────────────────▶ Confirming ──────────────────────┐
+///     ▲  no majority, or no successor   │                           │
+///     └─────────────────────────────────┘                           ▼
+///                                                              ┌─────────┐
+///                 ┌─────────── successor ──────────────────────│         │
+///                 ▼                                            │         │
+///             Replacing ── candidate is master, ──────────────▶│         │
+///                          or no successor                     │         │
+///                                                              │ Serving │
+///                 ┌─────────── no Sentinel for too long, ──────│         │
+///                 ▼            and it is to withdraw           │         │
+///             Withdrawn ── majority, no successor ────────────▶│         │
+///               │   ▲                                          │         │
+///     majority, │   │ no majority                              │         │
+///     successor ▼   │                                          │         │
+///             Returning ── candidate is master, ──────────────▶│         │
+///                          or majority, no successor           └─────────┘
 /// ```
+///
+/// In `Confirming`, `Replacing` and `Returning` a newer successor takes the candidate's place.
 ///
 /// *Successor*: the target that the Sentinels' live claims name instead of the present one (see
 /// [`super::claims::Claims::elect`]). *Majority*: more than half of the configured Sentinels have

@@ -182,7 +182,8 @@ pub enum State {
     Withdrawn,
 }
 
-/// The state machines of all master names.
+/// The state machines of all master names. Each is a `Phase`, whose documentation is the state
+/// diagram.
 #[derive(Clone, Debug)]
 pub struct Failover {
     settings: Settings,

@@ -9,23 +9,27 @@ use crate::config::OnSentinelLoss;
 /// Where one master name stands. `target` is what is served, `candidate` what is asked for ROLE.
 ///
 /// ```text
-///                  majority + successor              candidate is master
-///    Learning ───────────────────────────▶ Confirming ─────────────────┐
-///        ▲                                     │  ▲ newer successor    │
-///        └─────────────────────────────────────┘──┘                    ▼
-///          no majority, or no successor any more         ┌──────── Serving ◀──────────────┐
-///                                                        │          │   ▲                 │
-///              no Sentinel for a while, if so configured │ successor│   │ candidate is    │
-///                                                        ▼          ▼   │ master, or      │
-///                          ┌────────────────────── Withdrawn    Replacing  no successor   │
-///                          │                       ▲   │   ▲        │      any more       │
-///       majority+successor │          no majority  │   │   └────────┘ no Sentinel …       │
-///                          ▼                       │   │                                  │
-///                      Returning ──────────────────┘   └──────────────────────────────────┤
-///                          │                             majority, no successor           │
-///                          └──────────────────────────────────────────────────────────────┘
-///                            candidate is master, or majority without a successor
+///            majority, successor                candidate is master
+///  Learning ─────────────────────▶ Confirming ──────────────────────┐
+///     ▲  no majority, or no successor   │                           │
+///     └─────────────────────────────────┘                           ▼
+///                                                              ┌─────────┐
+///                 ┌─────────── successor ──────────────────────│         │
+///                 ▼                                            │         │
+///             Replacing ── candidate is master, ──────────────▶│         │
+///                          or no successor                     │         │
+///                                                              │ Serving │
+///                 ┌─────────── no Sentinel for too long, ──────│         │
+///                 ▼            and it is to withdraw           │         │
+///             Withdrawn ── majority, no successor ────────────▶│         │
+///               │   ▲                                          │         │
+///     majority, │   │ no majority                              │         │
+///     successor ▼   │                                          │         │
+///             Returning ── candidate is master, ──────────────▶│         │
+///                          or majority, no successor           └─────────┘
 /// ```
+///
+/// In `Confirming`, `Replacing` and `Returning` a newer successor takes the candidate's place.
 ///
 /// *Successor*: the target that the Sentinels' live claims name instead of the present one (see
 /// [`super::claims::Claims::elect`]). *Majority*: more than half of the configured Sentinels have
@@ -189,5 +193,72 @@ fn confirms(candidate: Target, node: SocketAddr, role: Role) -> bool {
     match role {
         Role::Master => node == candidate.addr,
         Role::Replica | Role::NoAnswer => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Epoch;
+
+    fn target(host: u8, epoch: u64) -> Target {
+        Target { addr: SocketAddr::from(([198, 18, 0, host], 8000)), epoch: Epoch(epoch) }
+    }
+
+    /// One row for each input, one column for each phase.
+    #[test]
+    fn the_whole_transition_table() {
+        let (present, asked, newer) = (target(101, 3), target(102, 4), target(103, 5));
+        let other = target(104, 0);
+
+        let l = Phase::Learning;
+        let c = Phase::Confirming { candidate: asked };
+        let s = Phase::Serving { target: present };
+        let r = Phase::Replacing { target: present, candidate: asked };
+        let w = Phase::Withdrawn { target: present };
+        let q = Phase::Returning { target: present, candidate: asked };
+        // The same, superseded or confirmed.
+        let c2 = Phase::Confirming { candidate: newer };
+        let r2 = Phase::Replacing { target: present, candidate: newer };
+        let q2 = Phase::Returning { target: present, candidate: newer };
+        let s2 = Phase::Serving { target: asked };
+
+        let claims = |support, successor| Input::Claims { support, successor };
+        let role = |node: Target, role| Input::Role { node: node.addr, role };
+        let unmoved = [l, c, s, r, w, q];
+        let table = [
+            (claims(Support::Nobody, None), [l, l, s, s, w, w]),
+            (claims(Support::Nobody, Some(newer)), [l, l, r2, r2, w, w]),
+            (claims(Support::Minority, None), [l, l, s, s, w, w]),
+            (claims(Support::Minority, Some(newer)), [l, l, r2, r2, w, w]),
+            (claims(Support::Majority, None), [l, l, s, s, s, s]),
+            (claims(Support::Majority, Some(newer)), [c2, c2, r2, r2, q2, q2]),
+            (role(asked, Role::Master), [l, s2, s, s2, w, s2]),
+            (role(asked, Role::Replica), unmoved),
+            (role(asked, Role::NoAnswer), unmoved),
+            (role(present, Role::Master), unmoved),
+            (role(present, Role::Replica), unmoved),
+            (role(present, Role::NoAnswer), unmoved),
+            (role(other, Role::Master), unmoved),
+            (role(other, Role::Replica), unmoved),
+            (role(other, Role::NoAnswer), unmoved),
+            (Input::Overdue(OnSentinelLoss::Hold), unmoved),
+            (Input::Overdue(OnSentinelLoss::Withdraw), [l, c, w, r, w, q]),
+        ];
+
+        for (input, expected) in table {
+            for (before, after) in unmoved.into_iter().zip(expected) {
+                assert_eq!(before.next(input), after, "{before:?} on {input:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_host_on_another_port_confirms_nothing() {
+        let candidate = target(102, 4);
+        let phase = Phase::Confirming { candidate };
+        let mut node = candidate.addr;
+        node.set_port(6379);
+        assert_eq!(phase.next(Input::Role { node, role: Role::Master }), phase);
     }
 }

@@ -1,1 +1,271 @@
+//! Properties that hold for every interleaving of events.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SENTINELS: usize = 5;
+const CONFIGURED: usize = 3;
+const MASTER: MasterId = MasterId(0);
+
+/// Epoch 0 is nobody's election: any node can stand there. From 1 on, one node each.
+fn node_of(epoch: u64) -> u8 {
+    101 + (epoch % 3) as u8
+}
+
+fn node(host: u8) -> SocketAddr {
+    SocketAddr::from(([198, 18, 0, host], 8000))
+}
+
+fn target(host: u8, epoch: u64) -> Target {
+    Target { addr: node(host), epoch: Epoch(epoch) }
+}
+
+fn elected() -> impl Strategy<Value = Target> {
+    (0..8_u64).prop_map(|epoch| target(node_of(epoch), epoch))
+}
+
+/// Any target: also two nodes at one epoch.
+fn any_target() -> impl Strategy<Value = Target> {
+    (101..104_u8, 0..8_u64).prop_map(|(host, epoch)| target(host, epoch))
+}
+
+fn any_role() -> impl Strategy<Value = Role> {
+    prop_oneof![3 => Just(Role::Master), 1 => Just(Role::Replica), 1 => Just(Role::NoAnswer)]
+}
+
+fn any_event(
+    claimed: impl Strategy<Value = Target> + 'static,
+) -> impl Strategy<Value = (u64, Event)> {
+    let sentinel = (0..SENTINELS).prop_map(SentinelId);
+    let what = prop_oneof![
+        Just(Sighting::Sdown),
+        Just(Sighting::Odown),
+        Just(Sighting::Selected),
+        Just(Sighting::SwitchMaster)
+    ];
+    let event = prop_oneof![
+        8 => (sentinel.clone(), claimed).prop_map(|(sentinel, target)| Event::Claim {
+            sentinel,
+            master: MASTER,
+            target
+        }),
+        1 => sentinel
+            .clone()
+            .prop_map(|sentinel| Event::UnknownMaster { sentinel, master: MASTER }),
+        2 => sentinel.prop_map(|sentinel| Event::SentinelLost { sentinel }),
+        6 => (101..105_u8, any_role()).prop_map(|(host, role)| Event::Role {
+            node: node(host),
+            role
+        }),
+        1 => what.prop_map(|what| Event::Seen { master: MASTER, what }),
+        1 => any_target().prop_map(|target| Event::Committed { master: MASTER, target }),
+        1 => (0..100_000_u64).prop_map(|ms| Event::FirstPacket {
+            master: MASTER,
+            at: Monotonic(ms * 1_000_000)
+        }),
+        3 => Just(Event::Tick),
+    ];
+    (0..3000_u64, event)
+}
+
+fn settings() -> impl Strategy<Value = Settings> {
+    prop_oneof![Just(OnSentinelLoss::Hold), Just(OnSentinelLoss::Withdraw)].prop_map(
+        |on_sentinel_loss| Settings {
+            configured_sentinels: CONFIGURED,
+            on_sentinel_loss,
+            masters: 1,
+        },
+    )
+}
+
+/// Runs the machine and checks after every event what must always hold.
+struct Checked {
+    failover: Failover,
+    now: Monotonic,
+    /// What each Sentinel says now.
+    live: BTreeMap<SentinelId, Target>,
+    /// Nodes that answered master since they were claimed.
+    answered: BTreeSet<SocketAddr>,
+    claimed: BTreeSet<SocketAddr>,
+    asking: Option<SocketAddr>,
+}
+
+impl Checked {
+    fn new(settings: Settings, adopted: Option<Target>) -> Self {
+        let now = Monotonic(0);
+        Self {
+            failover: Failover::new(settings, vec![adopted], now),
+            now,
+            live: BTreeMap::new(),
+            answered: BTreeSet::new(),
+            claimed: BTreeSet::new(),
+            asking: None,
+        }
+    }
+
+    fn desired(&self) -> Desired {
+        self.failover.desired()[0]
+    }
+
+    fn handle(&mut self, after_ms: u64, event: Event) {
+        self.now = self.now + Duration::from_millis(after_ms);
+        let before = self.desired();
+        match event {
+            Event::Claim { sentinel, target, .. } => {
+                self.live.insert(sentinel, target);
+                self.claimed.insert(target.addr);
+            }
+            Event::UnknownMaster { sentinel, .. } | Event::SentinelLost { sentinel } => {
+                self.live.remove(&sentinel);
+            }
+            Event::Role { node, role: Role::Master } => {
+                if self.claimed.contains(&node) {
+                    self.answered.insert(node);
+                }
+            }
+            Event::Role { .. }
+            | Event::Seen { .. }
+            | Event::Committed { .. }
+            | Event::FirstPacket { .. }
+            | Event::Tick => {}
+        }
+        let commands = self.failover.handle(self.now, event);
+        self.follow(&commands);
+        self.check(before, event);
+    }
+
+    fn follow(&mut self, commands: &[Command]) {
+        for command in commands {
+            match command {
+                Command::AskRole { node, .. } => self.asking = Some(*node),
+                Command::StopAsking { .. } => {
+                    assert!(self.asking.is_some(), "nothing to stop");
+                    self.asking = None;
+                }
+                Command::Record(_) | Command::Notice { .. } => {}
+            }
+        }
+    }
+
+    fn check(&self, before: Desired, event: Event) {
+        let after = self.desired();
+        if before.target != after.target {
+            let target = after.target.expect("a target is never taken away");
+            assert_eq!(event, Event::Role { node: target.addr, role: Role::Master });
+            assert!(self.answered.contains(&target.addr));
+            assert!(self.live.values().any(|claim| *claim == target), "nobody claims it now");
+            assert_eq!(self.asking, Some(target.addr), "confirmed without having been asked");
+            if let Some(old) = before.target {
+                assert!(old.epoch <= target.epoch, "the epoch fell");
+                assert!(
+                    old.epoch < target.epoch || self.named_by_majority(target),
+                    "an equal epoch without a majority"
+                );
+            } else {
+                assert!(self.live_configured(|_| true) > CONFIGURED / 2, "started too early");
+            }
+        }
+        assert!(!after.announce || after.target.is_some());
+        if !before.announce && after.announce {
+            assert!(self.live_configured(|_| true) > CONFIGURED / 2, "announced too early");
+        }
+        if let Event::Tick = event {
+            assert!(self.failover.deadline().is_none_or(|deadline| deadline > self.now));
+        }
+    }
+
+    fn live_configured(&self, holds: impl Fn(&Target) -> bool) -> usize {
+        let configured = self.live.range(..SentinelId(CONFIGURED));
+        configured.filter(|(_, target)| holds(target)).count()
+    }
+
+    fn named_by_majority(&self, target: Target) -> bool {
+        self.live_configured(|claim| *claim == target) > CONFIGURED / 2
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn no_order_of_events_breaks_the_mastership_rules(
+        settings in settings(),
+        adopted in proptest::option::of(any_target()),
+        events in prop::collection::vec(any_event(any_target()), 0..80),
+    ) {
+        let mut checked = Checked::new(settings, adopted);
+        for (after_ms, event) in events {
+            checked.handle(after_ms, event);
+        }
+    }
+
+    /// Whatever came before: when all Sentinels have spoken and the newest master answers, it is
+    /// served.
+    #[test]
+    fn the_highest_confirmed_epoch_wins(
+        settings in settings(),
+        adopted in proptest::option::of(elected()),
+        events in prop::collection::vec(any_event(elected()), 0..60),
+        last_words in Just((0..SENTINELS).collect::<Vec<_>>()).prop_shuffle(),
+        epochs in prop::collection::vec(0..10_u64, SENTINELS),
+    ) {
+        let mut checked = Checked::new(settings, adopted);
+        for (after_ms, event) in events {
+            checked.handle(after_ms, event);
+        }
+        for sentinel in last_words {
+            let target = target(node_of(epochs[sentinel]), epochs[sentinel]);
+            let sentinel = SentinelId(sentinel);
+            checked.handle(1, Event::Claim { sentinel, master: MASTER, target });
+        }
+        let newest = epochs.iter().copied().max().unwrap_or_default();
+        let newest = target(node_of(newest), newest);
+        let fence = checked.desired().target;
+        checked.handle(1, Event::Role { node: newest.addr, role: Role::Master });
+
+        let expected = fence.filter(|fence| fence.epoch >= newest.epoch).unwrap_or(newest);
+        prop_assert_eq!(
+            checked.desired(),
+            Desired { target: Some(expected), announce: true, state: State::Serving }
+        );
+    }
+
+    /// The same for claims that are delivered in any order, each once or more, with nodes that
+    /// answer in between, where each Sentinel's own word only gets newer.
+    #[test]
+    fn every_interleaving_of_the_same_claims_ends_at_the_same_master(
+        settings in settings(),
+        histories in prop::collection::vec(
+            prop::collection::btree_set(0..12_u64, 1..5), SENTINELS
+        ),
+        order in prop::collection::vec((0..SENTINELS, 101..104_u8, any_role()), 0..60),
+    ) {
+        let newest = histories.iter().flatten().copied().max().unwrap_or_default();
+        let newest = target(node_of(newest), newest);
+        let mut queues: Vec<_> = histories.into_iter().map(|epochs| epochs.into_iter()).collect();
+        let mut checked = Checked::new(settings, None);
+        let mut deliver = |checked: &mut Checked, sentinel: usize| {
+            let Some(epoch) = queues[sentinel].next() else { return false };
+            let target = target(node_of(epoch), epoch);
+            let claim = Event::Claim { sentinel: SentinelId(sentinel), master: MASTER, target };
+            checked.handle(1, claim);
+            checked.handle(0, claim);
+            true
+        };
+        for (sentinel, host, role) in order {
+            deliver(&mut checked, sentinel);
+            checked.handle(1, Event::Role { node: node(host), role });
+        }
+        for sentinel in 0..SENTINELS {
+            while deliver(&mut checked, sentinel) {}
+        }
+        checked.handle(1, Event::Role { node: newest.addr, role: Role::Master });
+        prop_assert_eq!(
+            checked.desired(),
+            Desired { target: Some(newest), announce: true, state: State::Serving }
+        );
+    }
+}

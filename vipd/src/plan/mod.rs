@@ -82,12 +82,13 @@ pub fn diff(topology: &Topology, wanted: &Wanted<'_>, actual: &Actual) -> Plan {
     let backends: Vec<Backend> = places
         .iter()
         .filter_map(|place| place.target.and_then(|(_, backend)| backend.ok()))
-        .chain(places.iter().flat_map(|place| place.replicas.iter().copied()))
+        .chain(places.iter().flat_map(|place| place.replicas.iter().map(|(_, backend)| *backend)))
         .collect();
     let slots = Slots::assign(actual, &backends);
+    problems.extend(places.iter().flat_map(|place| place.without_slot(&slots)));
     let lines: Vec<Line<'_>> = places
         .into_iter()
-        .map(|place| Line { active: decide(&place, &slots, actual, &mut problems), place })
+        .map(|place| Line { active: decide(&place, &slots, actual), place })
         .collect();
     let addresses = addresses(&lines, topology, wanted, actual);
 
@@ -109,7 +110,19 @@ struct Place<'a> {
     target: Option<(Target, Result<Backend, Unreachable>)>,
     announce: bool,
     /// The slots to be written beforehand.
-    replicas: Vec<Backend>,
+    replicas: Vec<(SocketAddr, Backend)>,
+}
+
+impl Place<'_> {
+    /// Reports the nodes for which no slot was left.
+    fn without_slot(&self, slots: &Slots) -> impl Iterator<Item = Problem> {
+        let target = self.target.and_then(|(target, backend)| Some((target.addr, backend.ok()?)));
+        let nodes = target.into_iter().chain(self.replicas.iter().copied());
+        let service = self.route.vip.socket(self.route.service);
+        nodes
+            .filter(|(_, backend)| slots.of(backend).is_none())
+            .map(move |(node, _)| Problem::NoSlot { service, node })
+    }
 }
 
 /// A service, and what ACTIVE must be for it.
@@ -159,7 +172,7 @@ fn place<'a>(
             replicas: nodes
                 .iter()
                 .filter(|node| target.is_none_or(|target| target.addr != **node))
-                .filter_map(|node| resolve(*node, false).ok())
+                .filter_map(|&node| Some((node, resolve(node, false).ok()?)))
                 .collect(),
         });
     }
@@ -167,12 +180,7 @@ fn place<'a>(
 }
 
 /// What ACTIVE must be.
-fn decide(
-    place: &Place<'_>,
-    slots: &Slots,
-    actual: &Actual,
-    problems: &mut Vec<Problem>,
-) -> Active {
+fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
     let active = actual.active(place.index);
     let present = actual.backend(place.index);
     let down = match active.state() {
@@ -191,11 +199,7 @@ fn decide(
             // A second slot with the same content is no reason to move.
             let stays = present == Some(&backend);
             let slot = if stays { Some(active.slot()) } else { slots.of(&backend) };
-            let Some(slot) = slot else {
-                let service = place.route.vip.socket(place.route.service);
-                problems.push(Problem::NoSlot { service, node: target.addr });
-                return down;
-            };
+            let Some(slot) = slot else { return down };
             let generation = active.generation();
             let generation = if same_node { generation } else { generation.wrapping_add(1).max(1) };
             Active::new(ServiceState::Up, slot, generation)
@@ -255,7 +259,7 @@ impl Line<'_> {
             }
             Some((_, Err(_))) | None => None,
         };
-        target.into_iter().chain(self.place.replicas.iter().copied())
+        target.into_iter().chain(self.place.replicas.iter().map(|(_, backend)| *backend))
     }
 }
 

@@ -1,1 +1,327 @@
+//! Properties that hold for every situation, and after every single step.
 
+use proptest::prelude::*;
+use vipd_common::addr::{MacAddr, mapped};
+use vipd_common::maps::MAX_SLOTS;
+
+use super::actual::names_a_slot;
+use super::*;
+use crate::config::{PortRange, Source};
+use crate::failover::State;
+use crate::model::{Epoch, MasterId};
+
+const MASTERS: usize = 2;
+const NODES: u8 = 4;
+
+fn vip_addr(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(198, 18, 0, 250 + n)
+}
+
+fn node_addr(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(198, 18, 0, 101 + n)
+}
+
+fn node(n: u8) -> SocketAddr {
+    SocketAddr::from((node_addr(n), 8000))
+}
+
+/// One moment's situation.
+#[derive(Clone, Debug)]
+struct World {
+    topology: Topology,
+    desired: Vec<Desired>,
+    nodes: Vec<Vec<SocketAddr>>,
+    next_hops: HashMap<Ipv4Addr, NextHop>,
+    interfaces: BTreeMap<u32, Interface>,
+    may_announce: BTreeSet<Ipv4Addr>,
+}
+
+impl World {
+    fn diff(&self, actual: &Actual) -> Plan {
+        let wanted = Wanted {
+            desired: &self.desired,
+            nodes: &self.nodes,
+            next_hops: &self.next_hops,
+            interfaces: &self.interfaces,
+            may_announce: &self.may_announce,
+        };
+        diff(&self.topology, &wanted, actual)
+    }
+}
+
+fn any_vip(n: u8) -> impl Strategy<Value = Vip> {
+    let service = (0..MASTERS, prop_oneof![3 => Just(None), 1 => Just(Some(7000))]);
+    let services = prop::collection::btree_map(
+        prop_oneof![Just(6379_u16), Just(6380), Just(8000)],
+        service,
+        0..3,
+    );
+    let mode = prop_oneof![3 => Just(Mode::Nat), 1 => Just(Mode::Dsr)];
+    let source = prop_oneof![
+        3 => Just(Source::Auto),
+        1 => Just(Source::Address(vip_addr(0))),
+        1 => Just(Source::Address(Ipv4Addr::new(198, 18, 0, 50)))
+    ];
+    (mode, source, services).prop_map(move |(mode, source, services)| Vip {
+        addr: vip_addr(n),
+        mode,
+        source,
+        services: services
+            .into_iter()
+            .map(|(port, (master, backend_port))| Service {
+                port,
+                master: MasterId(master),
+                backend_port,
+            })
+            .collect(),
+    })
+}
+
+fn any_hop(n: u8) -> impl Strategy<Value = Option<NextHop>> {
+    let hop = (1..4_u32, 0..3_u8, any::<bool>(), any::<bool>()).prop_map(
+        move |(ifindex, variant, routed, on_link)| NextHop {
+            ifindex,
+            own_mac: MacAddr([2, 0, 0, 0, 1, ifindex as u8]),
+            mac: MacAddr([2, 0, 0, 0, variant, n]),
+            vlan: 0,
+            router: routed.then_some(Ipv4Addr::new(198, 18, 0, 1)),
+            source: Ipv4Addr::new(198, 18, 0, 50 + ifindex as u8),
+            on_link: if on_link { vec![(Ipv4Addr::new(198, 18, 0, 50), 24)] } else { vec![] },
+        },
+    );
+    prop_oneof![1 => Just(None), 4 => hop.prop_map(Some)]
+}
+
+fn any_desired() -> impl Strategy<Value = Desired> {
+    (prop::option::weighted(0.8, (0..NODES, 0..50_u64)), any::<bool>()).prop_map(
+        |(target, announce)| Desired {
+            target: target.map(|(n, epoch)| Target { addr: node(n), epoch: Epoch(epoch) }),
+            announce,
+            state: State::Serving,
+        },
+    )
+}
+
+fn any_world() -> impl Strategy<Value = World> {
+    let vips = (prop::option::weighted(0.8, any_vip(0)), prop::option::weighted(0.6, any_vip(1)));
+    let nodes = prop::collection::vec(prop::collection::vec((0..NODES).prop_map(node), 0..4), 2);
+    let hops = (any_hop(0), any_hop(1), any_hop(2), any_hop(3));
+    let interfaces = prop::collection::btree_set(1..4_u32, 1..4);
+    let may = prop::collection::btree_set((0..2_u8).prop_map(vip_addr), 0..3);
+    let desired = prop::collection::vec(any_desired(), MASTERS);
+    (vips, nodes, hops, interfaces, may, desired).prop_map(
+        |(vips, nodes, hops, interfaces, may_announce, desired)| World {
+            topology: Topology {
+                vips: [vips.0, vips.1].into_iter().flatten().collect(),
+                source_ports: PortRange { first: 61_000, last: 65_535 },
+                masters: MASTERS,
+            },
+            desired,
+            nodes,
+            next_hops: [hops.0, hops.1, hops.2, hops.3]
+                .into_iter()
+                .enumerate()
+                .filter_map(|(n, hop)| Some((node_addr(n as u8), hop?)))
+                .collect(),
+            interfaces: interfaces
+                .into_iter()
+                .map(|ifindex| {
+                    let mac = MacAddr([2, 0, 0, 0, 1, ifindex as u8]);
+                    (ifindex, Interface { mac, zero: [0; 2] })
+                })
+                .collect(),
+            may_announce,
+        },
+    )
+}
+
+/// Position of a step in the order that the module promises; none for one that may stand in
+/// several places.
+fn phase(step: &Step, before: &Actual) -> Option<u32> {
+    match step {
+        Step::PutInterface { .. } | Step::WriteSlot { .. } | Step::PutService { .. } => Some(2),
+        Step::RemoveInterface { .. } | Step::RemoveService { .. } => Some(6),
+        Step::PutAddress { addr, address } => {
+            let shown = before.addresses.get(addr).map_or(0, |before| before.flags) & SHOWN;
+            match (address.flags & SHOWN).cmp(&shown) {
+                std::cmp::Ordering::Less => Some(0),
+                std::cmp::Ordering::Equal => Some(2),
+                std::cmp::Ordering::Greater => Some(5),
+            }
+        }
+        Step::RemoveAddress { addr } => {
+            let was_virtual = before.addresses[addr].has(Address::VIRTUAL);
+            Some(if was_virtual { 0 } else { 6 })
+        }
+        Step::SetActive { active, .. } => match active.state() {
+            ServiceState::Down => Some(1),
+            ServiceState::Up => Some(4),
+            ServiceState::Parked => panic!("nothing parks yet"),
+        },
+        Step::SetConfirmed { confirmed, .. } => (confirmed.valid == 1).then_some(3),
+    }
+}
+
+type Identity = ([u8; 16], [u8; 2]);
+
+/// Applies the first `done` steps of a plan, and checks what must hold after each.
+fn apply(
+    actual: &mut Actual,
+    plan: &Plan,
+    done: usize,
+    history: &mut BTreeMap<u32, (Identity, u32)>,
+) {
+    let mut end = actual.clone();
+    plan.steps.iter().for_each(|step| end.apply(step));
+    let mut reached = 0;
+    for step in plan.steps.iter().take(done) {
+        if let Some(phase) = phase(step, actual) {
+            assert!(phase >= reached, "{step:?} comes too late in {:#?}", plan.steps);
+            reached = phase;
+        }
+        match step {
+            Step::WriteSlot { slot, .. } => {
+                assert!(u32::from(*slot) < MAX_SLOTS);
+                let mut named = actual.active.values().filter(|it| names_a_slot(**it));
+                assert!(named.all(|it| it.slot() != *slot), "ACTIVE names slot {slot}");
+            }
+            Step::SetActive { service, active } if active.state() == ServiceState::Up => {
+                let backend = actual.slots.get(&active.slot()).expect("an empty slot");
+                let identity = (backend.addr, backend.port);
+                let generation = active.generation();
+                if let Some((last, generation_then)) =
+                    history.insert(*service, (identity, generation))
+                {
+                    assert_eq!(
+                        last == identity,
+                        generation_then == generation,
+                        "the generation changes with the node"
+                    );
+                    assert!(generation >= generation_then);
+                }
+            }
+            Step::SetActive { .. }
+            | Step::PutInterface { .. }
+            | Step::RemoveInterface { .. }
+            | Step::PutAddress { .. }
+            | Step::RemoveAddress { .. }
+            | Step::PutService { .. }
+            | Step::RemoveService { .. }
+            | Step::SetConfirmed { .. } => {}
+        }
+        actual.apply(step);
+        for (addr, address) in &actual.addresses {
+            // Between a service that goes down and another that comes up in the same plan, a
+            // VIP stays shown.
+            let backed = is_backed(actual, *addr) || is_backed(&end, *addr);
+            assert!(!address.has(SHOWN) || backed, "{addr} has nothing behind it after {step:?}");
+        }
+    }
+}
+
+/// Whether any service of this VIP is up.
+fn is_backed(actual: &Actual, vip: Ipv4Addr) -> bool {
+    let mut services = actual.services.iter().filter(|(key, _)| key.addr == vip.octets());
+    services.any(|(_, index)| actual.active(*index).state() == ServiceState::Up)
+}
+
+/// What must hold once a plan is applied.
+fn check_result(world: &World, actual: &Actual) {
+    for (vip, service) in world.topology.services() {
+        let index = actual.services[&vip.key(service)];
+        let active = actual.active(index);
+        if active.state() != ServiceState::Up {
+            continue;
+        }
+        let desired = world.desired[service.master.0];
+        let target = desired.target.expect("up without a target");
+        let backend = actual.backend(index).unwrap();
+        let port = match vip.mode {
+            Mode::Nat => service.backend_port.unwrap_or(target.addr.port()),
+            Mode::Dsr => target.addr.port(),
+        };
+        let SocketAddr::V4(addr) = target.addr else { panic!("up with IPv6") };
+        assert_eq!(backend.addr, mapped(addr.ip().octets()), "another node than desired");
+        assert_eq!(backend.port, port.to_be_bytes());
+        if backend.mode == ForwardMode::Nat as u32 {
+            let source = Ipv4Addr::from(unmapped(backend.source));
+            assert!(actual.addresses[&source].has(Address::VIRTUAL | Address::SOURCE));
+        }
+    }
+    let keys: BTreeSet<_> =
+        world.topology.services().map(|(vip, service)| vip.key(service)).collect();
+    assert_eq!(keys, actual.services.keys().copied().collect());
+    let indexes: BTreeSet<_> = actual.services.values().collect();
+    assert_eq!(indexes.len(), actual.services.len(), "two services with one index");
+    for (addr, address) in &actual.addresses {
+        assert!(!address.has(Address::ANNOUNCE) || world.may_announce.contains(addr));
+        let configured = world.topology.vips.iter().any(|vip| vip.addr == *addr);
+        assert_eq!(configured, address.has(Address::VIRTUAL));
+        assert_ne!(configured, address.has(Address::SOURCE));
+    }
+}
+
+/// Maps in which every slot was used before.
+fn worn_out() -> Actual {
+    let used = |slot: u16| {
+        (slot, Backend { addr: mapped([198, 19, 0, 1]), vlan: slot, mode: 1, ..Backend::EMPTY })
+    };
+    Actual { slots: (0..MAX_SLOTS as u16).map(used).collect(), ..Actual::default() }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn every_plan_is_safe_step_by_step_and_leaves_nothing_to_do(
+        worlds in prop::collection::vec(any_world(), 1..8),
+    ) {
+        let mut actual = Actual::default();
+        let mut history = BTreeMap::new();
+        for world in worlds {
+            let plan = world.diff(&actual);
+            apply(&mut actual, &plan, usize::MAX, &mut history);
+            check_result(&world, &actual);
+            let again = world.diff(&actual);
+            prop_assert_eq!(&again.steps, &[]);
+            prop_assert_eq!(again.problems, plan.problems);
+        }
+    }
+
+    /// A daemon that dies between any two steps leaves maps from which the next one finishes.
+    #[test]
+    fn a_plan_that_was_cut_short_is_finished_by_the_next(
+        worlds in prop::collection::vec((any_world(), 0..20_usize), 1..6),
+        last in any_world(),
+    ) {
+        let mut actual = Actual::default();
+        let mut history = BTreeMap::new();
+        for (world, done) in worlds {
+            let plan = world.diff(&actual);
+            apply(&mut actual, &plan, done, &mut history);
+            actual.next_slot = 0;
+        }
+        let plan = last.diff(&actual);
+        apply(&mut actual, &plan, usize::MAX, &mut history);
+        check_result(&last, &actual);
+        prop_assert_eq!(last.diff(&actual).steps, &[]);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(20))]
+
+    #[test]
+    fn slots_that_were_used_before_are_as_good(
+        worlds in prop::collection::vec(any_world(), 1..6),
+    ) {
+        let mut actual = worn_out();
+        let mut history = BTreeMap::new();
+        for world in worlds {
+            let plan = world.diff(&actual);
+            apply(&mut actual, &plan, usize::MAX, &mut history);
+            check_result(&world, &actual);
+            prop_assert_eq!(world.diff(&actual).steps, &[]);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! From one master to the next, and what is shown meanwhile.
+
+use super::*;
+
+#[test]
+fn before_a_master_is_known_everything_is_prepared_and_nothing_shown() {
+    let mut lab = Lab::new();
+    assert_eq!(
+        lab.apply(),
+        [
+            Step::PutInterface { ifindex: LAN, interface: interface() },
+            put_vip(Address::NAT),
+            Step::WriteSlot { slot: 0, backend: backend(101) },
+            Step::WriteSlot { slot: 1, backend: backend(102) },
+            Step::WriteSlot { slot: 2, backend: backend(103) },
+            Step::PutService { key: key(6379), index: 0 },
+        ]
+    );
+    assert_eq!(lab.problems, []);
+}
+
+#[test]
+fn a_first_master_is_committed_and_then_announced() {
+    let mut lab = Lab::new();
+    lab.apply();
+    lab.serve(target(102, 1));
+    assert_eq!(lab.apply(), [confirm(target(102, 1)), activate(up(1, 1)), put_vip(SHOWN_NAT)]);
+}
+
+#[test]
+fn a_failover_to_a_prepared_replica_is_one_commit() {
+    let mut lab = Lab::serving();
+    lab.serve(target(102, 2));
+    assert_eq!(lab.apply(), [confirm(target(102, 2)), activate(up(1, 2))]);
+    lab.serve(target(101, 3));
+    assert_eq!(lab.apply(), [confirm(target(101, 3)), activate(up(0, 3))]);
+}
+
+#[test]
+fn a_higher_epoch_for_the_same_node_is_only_remembered() {
+    let mut lab = Lab::serving();
+    lab.serve(target(101, 5));
+    assert_eq!(lab.apply(), [confirm(target(101, 5))]);
+}
+
+#[test]
+fn a_restart_changes_nothing() {
+    let mut lab = Lab::serving();
+    lab.serve(target(102, 2));
+    lab.apply();
+    assert_eq!(lab.topology.adopted(&lab.actual), [Some(target(102, 2))]);
+    lab.actual.next_slot = 0;
+    assert_eq!(lab.diff(), Plan::default());
+}
+
+#[test]
+fn a_new_mac_is_a_new_slot_in_the_same_generation() {
+    let mut lab = Lab::serving();
+    lab.hop(101).mac = mac(201);
+    let moved = Backend { next_hop: mac(201), ..backend(101) };
+    assert_eq!(lab.apply(), [Step::WriteSlot { slot: 3, backend: moved }, activate(up(3, 1))]);
+    // A just-retired slot is reused last.
+    lab.hop(101).mac = mac(202);
+    let moved = Backend { next_hop: mac(202), ..backend(101) };
+    assert_eq!(lab.apply(), [Step::WriteSlot { slot: 4, backend: moved }, activate(up(4, 1))]);
+}
+
+#[test]
+fn a_service_that_was_down_comes_back_to_the_same_node_in_the_same_generation() {
+    let mut lab = Lab::serving();
+    let shown = lab.desired.clone();
+    lab.desired[0].target = None;
+    assert_eq!(lab.apply(), [put_vip(Address::NAT), activate(down(0, 1))]);
+    lab.desired = shown;
+    assert_eq!(lab.apply(), [activate(up(0, 1)), put_vip(SHOWN_NAT)]);
+}
+
+#[test]
+fn a_withdrawn_master_is_served_but_not_announced() {
+    let mut lab = Lab::serving();
+    lab.desired[0].announce = false;
+    assert_eq!(lab.apply(), [put_vip(Address::NAT | Address::ECHO)]);
+    lab.desired[0].announce = true;
+    assert_eq!(lab.apply(), [put_vip(SHOWN_NAT)]);
+}
+
+#[test]
+fn a_vip_that_somebody_else_holds_is_not_announced() {
+    let mut lab = Lab::serving();
+    lab.may_announce.clear();
+    assert_eq!(lab.apply(), [put_vip(Address::NAT | Address::ECHO)]);
+}
+
+#[test]
+fn a_vip_is_announced_while_any_of_its_masters_says_so() {
+    let mut lab = Lab::new();
+    let second = Service { port: 6380, master: MasterId(1), backend_port: None };
+    lab.topology.vips[0].services.push(second);
+    lab.topology.masters = 2;
+    lab.desired.push(Desired { target: None, announce: false, state: State::Learning });
+    lab.nodes.push(vec![]);
+    lab.serve(target(101, 1));
+    lab.apply();
+    assert_eq!(lab.actual.addresses[&VIP].flags, SHOWN_NAT);
+    assert_eq!(lab.actual.active(1), Active::default());
+}
+
+#[test]
+fn a_commit_that_was_cut_short_is_finished_after_the_restart() {
+    let mut lab = Lab::serving();
+    lab.serve(target(102, 2));
+    let plan = lab.diff();
+    assert_eq!(plan.steps[0], confirm(target(102, 2)));
+    lab.actual.apply(&plan.steps[0]);
+    assert_eq!(lab.topology.adopted(&lab.actual), [Some(target(102, 2))]);
+    assert_eq!(lab.apply(), [activate(up(1, 2))]);
+}

@@ -45,7 +45,9 @@ pub enum BpffsError {
     #[error("pin_dir {0} is not an absolute path")]
     Relative(PathBuf),
     /// A privilege is missing.
-    #[error("no permission to {what}; vipd needs {needs} (run it as root, or grant them in its unit file)")]
+    #[error(
+        "no permission to {what}; vipd needs {needs} (run it as root, or grant them in its unit file)"
+    )]
     NoPermission {
         /// What was tried.
         what: String,
@@ -282,12 +284,10 @@ fn bpffs_device(path: &Path) -> Option<u64> {
 
 /// Whether the bpffs of that device is mounted anywhere in this thread's mount namespace.
 fn mounted_bpffs(device: u64) -> bool {
-    let wanted =
-        format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
+    let wanted = format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device));
     // 36 35 0:32 / /sys/fs/bpf rw,relatime - bpf bpf rw
-    fs::read_to_string("/proc/thread-self/mountinfo").is_ok_and(|table| {
-        table.lines().any(|line| line.split(' ').nth(2) == Some(&wanted))
-    })
+    fs::read_to_string("/proc/thread-self/mountinfo")
+        .is_ok_and(|table| table.lines().any(|line| line.split(' ').nth(2) == Some(&wanted)))
 }
 
 fn mount_for(pin_dir: &Path) -> Result<(), BpffsError> {
@@ -303,17 +303,19 @@ fn mount_for(pin_dir: &Path) -> Result<(), BpffsError> {
         return Err(BpffsError::NotEmpty(target.to_owned()));
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("bpf"), target, Some("bpf"), flags, Some("mode=0700")).map_err(|error| match error {
-        nix::errno::Errno::EPERM => BpffsError::NoPermission {
-            what: format!("mount bpffs on {}", target.display()),
-            needs: "CAP_SYS_ADMIN",
+    mount(Some("bpf"), target, Some("bpf"), flags, Some("mode=0700")).map_err(
+        |error| match error {
+            nix::errno::Errno::EPERM => BpffsError::NoPermission {
+                what: format!("mount bpffs on {}", target.display()),
+                needs: "CAP_SYS_ADMIN",
+            },
+            nix::errno::Errno::ENODEV => BpffsError::Io {
+                what: "mount bpffs: this kernel has none (CONFIG_BPF_SYSCALL)".to_owned(),
+                source: error.into(),
+            },
+            _ => io_error("mount bpffs on", target, error.into()),
         },
-        nix::errno::Errno::ENODEV => BpffsError::Io {
-            what: "mount bpffs: this kernel has none (CONFIG_BPF_SYSCALL)".to_owned(),
-            source: error.into(),
-        },
-        _ => io_error("mount bpffs on", target, error.into()),
-    })?;
+    )?;
     tracing::info!(path = %target.display(), "mounted bpffs, which was missing");
     Ok(())
 }
@@ -357,10 +359,7 @@ fn parent_in(status: &str) -> Option<&str> {
 }
 
 /// Runs `work` on a thread that has entered the mount namespace.
-fn in_mount_namespace<T: Send>(
-    namespace: &File,
-    work: impl FnOnce() -> T + Send,
-) -> io::Result<T> {
+fn in_mount_namespace<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| -> io::Result<T> {
             // setns(2): a thread that shares its root and working directory can't change them.
@@ -408,9 +407,6 @@ mod tests {
 
     #[test]
     fn a_relative_pin_directory_is_refused() {
-        assert!(matches!(
-            PinDir::existing(Path::new("sys/fs/bpf")),
-            Err(BpffsError::Relative(_))
-        ));
+        assert!(matches!(PinDir::existing(Path::new("sys/fs/bpf")), Err(BpffsError::Relative(_))));
     }
 }

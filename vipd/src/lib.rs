@@ -3,11 +3,13 @@
 //! The daemon as a library, so that its parts can be tested and the lab can use them. See
 //! ARCHITECTURE.md for the map.
 
+pub mod announce;
 pub mod bpffs;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connect;
+pub mod datapath;
 pub mod failover;
 pub mod model;
 pub mod neighbour;

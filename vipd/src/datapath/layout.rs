@@ -1,0 +1,163 @@
+//! What every pinned map must look like. A pinned map is reused as it is, unchecked by aya, so
+//! this is what stands between a restart and another version's bytes.
+
+use std::path::Path;
+
+use aya::maps::{MapError, MapInfo, MapType};
+use vipd_common::addr::Ipv4Bytes;
+use vipd_common::maps::{
+    self, Active, Address, Backend, Confirmed, Counter, Flow, FlowKey, Interface, ServiceKey,
+};
+use vipd_common::verdict::Verdict;
+
+use super::{DatapathError, OpenSettings};
+
+/// A map's type and sizes.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Expected {
+    /// Its name.
+    pub(super) name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    /// Entries, or bytes of a ring buffer.
+    pub(super) max_entries: u32,
+    /// The configuration key that sets `max_entries`, and how many entries one of its units is.
+    configured: Option<(&'static str, u32)>,
+}
+
+/// Every map of [`maps::ALL`] as this configuration needs it.
+pub(super) fn expected(settings: &OpenSettings) -> [Expected; maps::ALL.len()] {
+    let map = |name, kind, key, value, max_entries| Expected {
+        name,
+        kind,
+        key,
+        value,
+        max_entries,
+        configured: None,
+    };
+    let flows = |name, config_key, connections: u32| Expected {
+        configured: Some((config_key, 2)),
+        ..map(
+            name,
+            MapType::LruHash,
+            size_of::<FlowKey>(),
+            size_of::<Flow>(),
+            connections.saturating_mul(2),
+        )
+    };
+    let (hash, array) = (MapType::Hash, MapType::Array);
+    let index = size_of::<u32>();
+    // Devmap values carry a program id since Linux 5.8.
+    let port = if aya::features().devmap_prog_id() { 8 } else { 4 };
+    [
+        map(maps::VIPS, hash, size_of::<Ipv4Bytes>(), size_of::<Address>(), maps::MAX_VIPS),
+        map(maps::SERVICES, hash, size_of::<ServiceKey>(), index, maps::MAX_SERVICES),
+        map(maps::ACTIVE, array, index, size_of::<Active>(), maps::MAX_SERVICES),
+        map(maps::BACKENDS, array, index, size_of::<Backend>(), maps::MAX_SLOTS),
+        map(maps::CONFIRMED, array, index, size_of::<Confirmed>(), maps::MAX_SERVICES),
+        flows(maps::FLOWS, "max_connections", settings.max_connections),
+        flows(maps::HALF_OPEN, "max_half_open", settings.max_half_open),
+        map(maps::INTERFACES, hash, index, size_of::<Interface>(), maps::MAX_INTERFACES),
+        map(maps::PORTS, MapType::DevMapHash, index, port, maps::MAX_INTERFACES),
+        map(maps::COUNTERS, MapType::PerCpuArray, index, size_of::<Counter>(), Verdict::COUNT),
+        map(maps::FIRST, array, index, index, maps::MAX_SERVICES),
+        map(maps::RIVAL_AT, array, index, size_of::<u64>(), 1),
+        map(maps::EVENTS, MapType::RingBuf, 0, 0, maps::EVENTS_BYTES),
+    ]
+}
+
+impl Expected {
+    /// Compares with the map pinned at `path`, if one is.
+    pub(super) fn check_pin(&self, path: &Path) -> Result<(), DatapathError> {
+        if !path.exists() {
+            return Ok(());
+        }
+        let info = MapInfo::from_pin(path).map_err(|error| self.unreadable(error))?;
+        let Some((what, found, expected)) = self.difference(&info) else { return Ok(()) };
+        Err(DatapathError::MapDiffers {
+            map: self.name,
+            what,
+            keep: self.how_to_keep(&info, what),
+            found,
+            expected,
+        })
+    }
+
+    /// Compares with the map that was just made from the object.
+    pub(super) fn check_made(&self, path: &Path) -> Result<(), DatapathError> {
+        let info = MapInfo::from_pin(path).map_err(|error| self.unreadable(error))?;
+        match self.difference(&info) {
+            None => Ok(()),
+            Some((what, found, expected)) => Err(DatapathError::Object(format!(
+                "its map {} has {what} {found}, the daemon knows {expected}",
+                self.name
+            ))),
+        }
+    }
+
+    fn unreadable(&self, error: MapError) -> DatapathError {
+        DatapathError::map(format!("read what kind of map is pinned as {}", self.name), error)
+    }
+
+    fn difference(&self, info: &MapInfo) -> Option<(&'static str, String, String)> {
+        let kind = info.map_type().ok();
+        if kind != Some(self.kind) {
+            let found = kind.map_or_else(|| "unknown".to_owned(), |kind| format!("{kind:?}"));
+            return Some(("type", found, format!("{:?}", self.kind)));
+        }
+        let sizes = [
+            ("key size", info.key_size() as usize, self.key),
+            ("value size", info.value_size() as usize, self.value),
+            ("max_entries", info.max_entries() as usize, self.max_entries as usize),
+        ];
+        sizes
+            .into_iter()
+            .find(|(_, found, expected)| found != expected)
+            .map(|(what, found, expected)| (what, found.to_string(), expected.to_string()))
+    }
+
+    fn how_to_keep(&self, info: &MapInfo, what: &str) -> String {
+        match self.configured {
+            Some((key, unit)) if what == "max_entries" => {
+                format!("set {key} = {} again to keep them", info.max_entries() / unit)
+            }
+            _ => "go on with the version that made it".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_map_of_the_contract_is_expected_once() {
+        let settings = OpenSettings {
+            pin_dir: "/x".into(),
+            xdp_mode: crate::config::XdpMode::Auto,
+            max_connections: 65_536,
+            max_half_open: 16_384,
+        };
+        let mut names: Vec<_> = expected(&settings).iter().map(|map| map.name).collect();
+        let mut all = maps::ALL.to_vec();
+        names.sort_unstable();
+        all.sort_unstable();
+        assert_eq!(names, all);
+    }
+
+    #[test]
+    fn two_entries_of_the_flow_tables_are_one_connection() {
+        let settings = OpenSettings {
+            pin_dir: "/x".into(),
+            xdp_mode: crate::config::XdpMode::Auto,
+            max_connections: 1_000,
+            max_half_open: u32::MAX,
+        };
+        let of = |name| {
+            expected(&settings).into_iter().find(|map| map.name == name).expect(name).max_entries
+        };
+        assert_eq!(of(maps::FLOWS), 2_000);
+        assert_eq!(of(maps::HALF_OPEN), u32::MAX);
+    }
+}

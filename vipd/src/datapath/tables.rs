@@ -1,0 +1,221 @@
+//! Typed access to the maps that the daemon reads and writes.
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use aya::maps::xdp::{DevMapHash, XdpMapError};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::sys::SyscallError;
+use aya::{Ebpf, Pod};
+use vipd_common::addr::Ipv4Bytes;
+use vipd_common::maps::{
+    self, Active, Address, Backend, Confirmed, Counter, Interface, ServiceKey,
+};
+use vipd_common::verdict::Verdict;
+
+use super::DatapathError;
+use super::contract::{Actual, Step};
+
+/// The maps by name, with their key and value types.
+pub(super) struct Tables {
+    addresses: HashMap<MapData, Ipv4Bytes, Address>,
+    services: HashMap<MapData, ServiceKey, u32>,
+    active: Array<MapData, Active>,
+    backends: Array<MapData, Backend>,
+    confirmed: Array<MapData, Confirmed>,
+    interfaces: HashMap<MapData, u32, Interface>,
+    ports: DevMapHash<MapData>,
+    counters: PerCpuArray<MapData, Counter>,
+}
+
+impl Tables {
+    /// Takes them out of a loaded object.
+    pub(super) fn of_object(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        Self::new(|name| {
+            ebpf.take_map(name)
+                .ok_or_else(|| DatapathError::Object(format!("it has no map {name}")))
+        })
+    }
+
+    /// Opens the pins in `directory`.
+    pub(super) fn of_pins(directory: &Path) -> Result<Self, DatapathError> {
+        Self::new(|name| {
+            MapData::from_pin(directory.join(name))
+                .and_then(Map::from_map_data)
+                .map_err(|error| DatapathError::map(format!("open the pinned map {name}"), error))
+        })
+    }
+
+    fn new(
+        mut take: impl FnMut(&'static str) -> Result<Map, DatapathError>,
+    ) -> Result<Self, DatapathError> {
+        let mut typed = |name| take(name).map(|map| (name, map));
+        Ok(Self {
+            addresses: convert(typed(maps::VIPS)?)?,
+            services: convert(typed(maps::SERVICES)?)?,
+            active: convert(typed(maps::ACTIVE)?)?,
+            backends: convert(typed(maps::BACKENDS)?)?,
+            confirmed: convert(typed(maps::CONFIRMED)?)?,
+            interfaces: convert(typed(maps::INTERFACES)?)?,
+            ports: convert(typed(maps::PORTS)?)?,
+            counters: convert(typed(maps::COUNTERS)?)?,
+        })
+    }
+
+    /// One step of a plan.
+    pub(super) fn apply(&mut self, step: &Step) -> Result<(), DatapathError> {
+        match *step {
+            Step::PutInterface { ifindex, interface } => self.put_interface(ifindex, interface),
+            Step::RemoveInterface { ifindex } => self.remove_interface(ifindex),
+            Step::PutAddress { addr, address } => self
+                .addresses
+                .insert(addr.octets(), address, 0)
+                .map_err(|e| DatapathError::map(format!("write {addr} to {}", maps::VIPS), e)),
+            Step::RemoveAddress { addr } => {
+                let what = || format!("remove {addr} from {}", maps::VIPS);
+                removed(self.addresses.remove(&addr.octets()), what)
+            }
+            Step::PutService { key, index } => self
+                .services
+                .insert(key, index, 0)
+                .map_err(|e| DatapathError::map(format!("write {}", show(key)), e)),
+            Step::RemoveService { key } => {
+                removed(self.services.remove(&key), || format!("remove {}", show(key)))
+            }
+            Step::WriteSlot { slot, backend } => {
+                set(&mut self.backends, maps::BACKENDS, slot.into(), backend)
+            }
+            Step::SetActive { service, active } => {
+                set(&mut self.active, maps::ACTIVE, service, active)
+            }
+            Step::SetConfirmed { service, confirmed } => {
+                set(&mut self.confirmed, maps::CONFIRMED, service, confirmed)
+            }
+        }
+    }
+
+    /// PORTS first: the program redirects only to what it knows in INTERFACES.
+    fn put_interface(&mut self, ifindex: u32, interface: Interface) -> Result<(), DatapathError> {
+        self.ports.insert(ifindex, ifindex, None, 0).map_err(|error| {
+            let what = format!("write interface {ifindex} to {}", maps::PORTS);
+            match error {
+                XdpMapError::MapError(error) => DatapathError::map(what, error),
+                error => DatapathError::Pin { what, source: std::io::Error::other(error) },
+            }
+        })?;
+        self.interfaces.insert(ifindex, interface, 0).map_err(|error| {
+            DatapathError::map(format!("write interface {ifindex} to {}", maps::INTERFACES), error)
+        })
+    }
+
+    fn remove_interface(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        removed(self.interfaces.remove(&ifindex), || {
+            format!("remove interface {ifindex} from {}", maps::INTERFACES)
+        })?;
+        // The kernel removes a port by itself when the interface is deleted.
+        removed(self.ports.remove(ifindex), || {
+            format!("remove interface {ifindex} from {}", maps::PORTS)
+        })
+    }
+
+    /// What the maps hold.
+    pub(super) fn read(&self) -> Result<Actual, DatapathError> {
+        let mut actual = Actual::default();
+        for entry in self.interfaces.iter() {
+            let (ifindex, interface) = entry.map_err(|e| unreadable(maps::INTERFACES, e))?;
+            // An interface that was deleted and made anew has lost its port, and so counts as
+            // absent: writing it again repairs both.
+            match self.ports.get(ifindex, 0) {
+                Ok(port) if port.if_index == ifindex => {
+                    actual.interfaces.insert(ifindex, interface);
+                }
+                Ok(_) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(unreadable(maps::PORTS, error)),
+            }
+        }
+        for entry in self.addresses.iter() {
+            let (addr, address) = entry.map_err(|e| unreadable(maps::VIPS, e))?;
+            actual.addresses.insert(Ipv4Addr::from(addr), address);
+        }
+        for entry in self.services.iter() {
+            let (key, index) = entry.map_err(|e| unreadable(maps::SERVICES, e))?;
+            actual.services.insert(key, index);
+        }
+        for (slot, backend) in (0..).zip(self.backends.iter()) {
+            let backend = backend.map_err(|e| unreadable(maps::BACKENDS, e))?;
+            if backend != Backend::EMPTY {
+                actual.slots.insert(slot, backend);
+            }
+        }
+        for (service, active) in (0..).zip(self.active.iter()) {
+            let active = active.map_err(|e| unreadable(maps::ACTIVE, e))?;
+            if active != Active::default() {
+                actual.active.insert(service, active);
+            }
+        }
+        for (service, confirmed) in (0..).zip(self.confirmed.iter()) {
+            let confirmed = confirmed.map_err(|e| unreadable(maps::CONFIRMED, e))?;
+            if confirmed != Confirmed::default() {
+                actual.confirmed.insert(service, confirmed);
+            }
+        }
+        Ok(actual)
+    }
+
+    /// Every counter, summed over the CPUs.
+    pub(super) fn counters(&self) -> Result<Vec<(Verdict, Counter)>, DatapathError> {
+        Verdict::ALL
+            .iter()
+            .map(|verdict| {
+                let per_cpu = self
+                    .counters
+                    .get(&(*verdict as u32), 0)
+                    .map_err(|e| unreadable(maps::COUNTERS, e))?;
+                let sum = per_cpu.iter().fold(Counter::default(), |sum, cpu| Counter {
+                    packets: sum.packets.wrapping_add(cpu.packets),
+                    bytes: sum.bytes.wrapping_add(cpu.bytes),
+                });
+                Ok((*verdict, sum))
+            })
+            .collect()
+    }
+}
+
+fn convert<T>((name, map): (&'static str, Map)) -> Result<T, DatapathError>
+where
+    T: TryFrom<Map, Error = MapError>,
+{
+    T::try_from(map)
+        .map_err(|error| DatapathError::Object(format!("its map {name} is not usable: {error}")))
+}
+
+fn set<V: Pod>(
+    map: &mut Array<MapData, V>,
+    name: &str,
+    index: u32,
+    value: V,
+) -> Result<(), DatapathError> {
+    map.set(index, value, 0)
+        .map_err(|error| DatapathError::map(format!("write entry {index} of {name}"), error))
+}
+
+/// Removing what is not there is no error: the wish is fulfilled.
+fn removed(result: Result<(), MapError>, what: impl Fn() -> String) -> Result<(), DatapathError> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(DatapathError::map(what(), error)),
+    }
+}
+
+fn unreadable(map: &str, error: MapError) -> DatapathError {
+    DatapathError::map(format!("read {map}"), error)
+}
+
+fn show(key: ServiceKey) -> String {
+    format!("{}:{} in {}", Ipv4Addr::from(key.addr), u16::from_be_bytes(key.port), maps::SERVICES)
+}

@@ -6,6 +6,8 @@ mod endpoint;
 mod file;
 mod flags;
 mod secret;
+#[cfg(test)]
+mod tests;
 mod validate;
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -143,14 +143,14 @@ fn sentinels(endpoints: &[Endpoint], vips: &[Vip], problems: &mut Problems) {
 }
 
 fn login(table: &str, login: &Login, problems: &mut Problems) {
-    if login.username.as_deref() == Some("") {
-        problems.push(format!("{table} username"), "is empty: remove it, or name the ACL user");
-    }
-    if login.username.is_some() && login.password_file.is_none() {
-        problems.push(
-            format!("{table} username"),
-            "there is no password for it: name the file it is in as `password_file`",
-        );
+    let place = format!("{table} username");
+    match &login.username {
+        Some(username) if username.is_empty() => {
+            problems.push(place, "is empty: remove it, or name the ACL user");
+        }
+        Some(_) if login.password_file.is_none() => problems
+            .push(place, "there is no password for it: name the file it is in as `password_file`"),
+        Some(_) | None => {}
     }
     let Some(tls) = &login.tls else {
         return;

@@ -9,9 +9,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use redis::aio::{PubSubSink, PubSubStream};
-use redis::{Pipeline, pipe};
+use redis::{Pipeline, Value, pipe};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::reply::{self, Kind, Named, PATTERNS, Peer, Sandwich};
 use super::roster::Word;
@@ -53,15 +53,17 @@ pub(super) async fn run(
     let mut backoff = RECONNECT;
     let mut reported = None;
     while !follower.context.reports.is_closed() {
-        let mut was_up = false;
-        let error = match follower.session(&mut was_up).await {
+        let mut up_since = None;
+        let error = match follower.session(&mut up_since).await {
             Err(Stop::Lost(error)) => error,
             Err(Stop::Unheard) => return,
             Ok(never) => match never {},
         };
-        if was_up {
-            backoff.reset();
+        if let Some(since) = up_since {
             reported = None;
+            if since.elapsed() >= LEVEL {
+                backoff.reset();
+            }
         }
         if reported.as_ref() != Some(&error) {
             reported = Some(error.clone());
@@ -108,7 +110,7 @@ struct Session {
 
 impl Follower {
     /// Connects, subscribes, reads everything, and goes on until the Sentinel is lost.
-    async fn session(&self, was_up: &mut bool) -> Result<Never, Stop> {
+    async fn session(&self, up_since: &mut Option<Instant>) -> Result<Never, Stop> {
         let Endpoint { host, port } = &self.endpoint;
         let addr = self.context.resolver.refresh(host, *port).await?;
         let dialer = &self.context.dialer;
@@ -119,7 +121,7 @@ impl Follower {
         })?;
         let requests = link.requests().clone();
         self.introduce(&requests, addr).await?;
-        *was_up = true;
+        *up_since = Some(Instant::now());
 
         // Subscribed first, read afterwards: nothing falls in between.
         let session = Session::default();
@@ -132,17 +134,24 @@ impl Follower {
         }
     }
 
-    /// Finds out which Sentinel this is, and tells the roster.
+    /// Finds out that this is a Sentinel and which one, and tells the roster.
     async fn introduce(&self, requests: &Requests, addr: SocketAddr) -> Result<(), Stop> {
-        let mut question = Pipeline::new();
-        question.cmd("SENTINEL").arg("MYID");
-        let answer = requests.send(&question).await?.into_iter().next().map(checked);
-        let run_id = match answer {
+        let mut questions = Pipeline::new();
+        questions.cmd("SENTINEL").arg("MYID");
+        if let Some(name) = self.context.masters.first() {
+            questions.cmd("SENTINEL").arg("MASTER").arg(name);
+        }
+        let mut answers = requests.send(&questions).await?.into_iter();
+        let run_id = match answers.next().map(checked) {
             Some(Ok(value)) => text(&value).unwrap_or_default().to_owned(),
             // Before Redis 6.2 there is no MYID; that is no reason not to follow.
             Some(Err(Error::Server(_))) | None => String::new(),
             Some(Err(error)) => return Err(error.into()),
         };
+        if let Some(master) = answers.next() {
+            // Known or not, this is an answer that only a Sentinel gives.
+            reply::master(master)?;
+        }
         let (reply, answer) = tokio::sync::oneshot::channel();
         let word = Word::Identity { sentinel: self.id, run_id: run_id.clone(), addr, reply };
         self.roster.send(word).await.map_err(|_| Stop::Unheard)?;
@@ -281,9 +290,12 @@ impl Follower {
                 questions.cmd("INFO").arg("sentinel");
                 let mut answers = requests.send(&questions).await?.into_iter().map(checked);
                 let (replicas, peers, info) = (answers.next(), answers.next(), answers.next());
-                if let (Some(Ok(replicas)), Some(Ok(peers))) = (replicas, peers) {
-                    self.report_nodes(master, reply::replicas(replicas)?, session).await?;
-                    self.report_peers(master, reply::peers(peers)?).await?;
+                // A list that can't be read costs what is in it, not the Sentinel's claim.
+                if let Some(replicas) = self.readable(replicas, reply::replicas) {
+                    self.report_nodes(master, replicas, session).await?;
+                }
+                if let Some(peers) = self.readable(peers, reply::peers) {
+                    self.report_peers(master, peers).await?;
                 }
                 let tilt = match info.transpose() {
                     Ok(Some(value)) => {
@@ -296,6 +308,22 @@ impl Follower {
                     last_tilt = tilt;
                     self.tell(Report::Tilt { sentinel: self.id, tilt }).await?;
                 }
+            }
+        }
+    }
+
+    fn readable<T>(
+        &self,
+        answer: Option<Result<Value, Error>>,
+        read: impl Fn(Value) -> Result<T, Error>,
+    ) -> Option<T> {
+        match answer?.and_then(read) {
+            Ok(list) => Some(list),
+            // An unknown master has no lists.
+            Err(Error::Server(text)) if text.contains("No such master") => None,
+            Err(error) => {
+                tracing::debug!(sentinel = %self.endpoint, %error, "list not read");
+                None
             }
         }
     }
@@ -347,7 +375,7 @@ impl Follower {
 async fn heartbeat(mut sink: PubSubSink) -> Result<Never, Stop> {
     loop {
         sleep(LEVEL).await;
-        within(sink.ping::<redis::Value>()).await?;
+        within(sink.ping::<Value>()).await?;
     }
 }
 

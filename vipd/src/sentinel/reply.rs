@@ -9,6 +9,9 @@ use super::View;
 use crate::connect::{Error, checked, text};
 use crate::model::Epoch;
 
+#[cfg(test)]
+mod tests;
+
 /// The patterns to PSUBSCRIBE to. Each event is published on the channel of its name.
 pub const PATTERNS: [&str; 17] = [
     "+sdown",
@@ -134,14 +137,18 @@ pub fn sandwich(before: Value, address: Value, after: Value) -> Result<Sandwich,
     })
 }
 
-struct Master {
-    epoch: Epoch,
-    view: View,
+/// What `SENTINEL MASTER` says, without the address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Master {
+    /// Config-epoch.
+    pub epoch: Epoch,
+    /// The rest.
+    pub view: View,
 }
 
 /// Reads the answer to `SENTINEL MASTER`; `None` if there is no such master. Its address is not
 /// read on purpose: it does not belong to the epoch.
-fn master(value: Value) -> Result<Option<Master>, Error> {
+pub fn master(value: Value) -> Result<Option<Master>, Error> {
     let value = match checked(value) {
         Ok(value) => value,
         Err(Error::Server(text)) if text.contains("No such master") => return Ok(None),

@@ -2,7 +2,9 @@
 //!
 //! Addresses and ports are big-endian byte arrays, copied to and from the wire unconverted; counts,
 //! indexes and times are native integers (kernel and daemon run on the same machine). No value has
-//! padding, an `Option` or a `bool`: sizes are asserted below.
+//! padding, an `Option` or a `bool`: sizes are asserted below. What the program keeps on its stack
+//! is laid out so that every field, and every pair of neighbours that the compiler may store as
+//! one, is aligned: the verifier allows misaligned access to packets, but not to the stack.
 //!
 //! Only the daemon's `datapath` module writes them from user space.
 
@@ -109,7 +111,7 @@ impl Address {
 }
 
 /// Key of [`SERVICES`].
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
 pub struct ServiceKey {
     /// The VIP.
@@ -250,7 +252,7 @@ pub struct Confirmed {
 
 /// Key of [`FLOWS`] and [`HALF_OPEN`]: a TCP 4-tuple as it arrives. (TCP is all that is carried,
 /// so the protocol is not part of it.)
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct FlowKey {
     /// Source address.
@@ -296,10 +298,10 @@ pub struct Flow {
     pub client_ifindex: u32,
     /// See `client_ifindex`.
     pub client_mac: MacAddr,
-    /// See `client_ifindex`.
-    pub client_gateway: MacAddr,
     /// See `client_ifindex`; 0 is untagged.
     pub client_vlan: u16,
+    /// See `client_ifindex`.
+    pub client_gateway: MacAddr,
     /// A `Flow::…` direction.
     pub direction: u8,
     /// Or of the `Flow::…` state bits.

@@ -1,2 +1,29 @@
-//! The parts of vipd's XDP program that need no kernel.
+//! vipd's XDP program, less the kernel.
+//!
+//! [`program::run`] is the whole program, generic over the frame it works on ([`frame::Frame`])
+//! and the tables it asks ([`tables::Tables`]). The binary beside this library plugs in the
+//! kernel's packet pointers and BPF maps; tests and the fuzz target plug in a byte vector and hash
+//! maps, and so run the very code that the kernel runs.
+//!
+//! ```text
+//! program ─┬─ arp      answers and watches ARP for the VIPs
+//!          ├─ icmp     echo; errors about forwarded packets
+//!          └─ service ─┬─ nat    full NAT, flows
+//!                      ├─ dsr    link-layer addresses only
+//!                      └─ reset  RSTs (RFC 9293 section 3.10.7.1)
+//! ```
 #![no_std]
+
+#[cfg(test)]
+extern crate std;
+
+pub mod arp;
+pub mod dsr;
+pub mod frame;
+pub mod icmp;
+pub mod link;
+pub mod nat;
+pub mod program;
+pub mod reset;
+pub mod service;
+pub mod tables;

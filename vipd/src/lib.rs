@@ -3,6 +3,17 @@
 //! The daemon as a library, so that its parts can be tested and the lab can use them. See
 //! ARCHITECTURE.md for the map.
 
+pub mod bpffs;
+pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod connect;
+pub mod failover;
 pub mod model;
+pub mod neighbour;
+pub mod netdev;
+pub mod plan;
+pub mod redis_node;
+pub mod resolve;
+pub mod sentinel;
+pub mod timeline;

@@ -2,24 +2,46 @@
 //!
 //! Every key has a documented default; an unknown key is an error that names it and its line.
 
-use std::net::Ipv4Addr;
+mod endpoint;
+mod file;
+mod flags;
+mod secret;
+mod validate;
+
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::Deserialize;
+
+pub use endpoint::{Endpoint, EndpointError};
+pub use file::Error;
+pub use flags::VipFlag;
+pub use secret::{Secret, SecretError, SecretReason};
+pub use validate::{MAX_SENTINELS, Problem};
+
+/// Where `run`, `check`, `status` and `detach` look when they are told nothing else.
+pub const DEFAULT_CONFIG: &str = "/etc/vipd/vipd.toml";
+/// See [`Daemon::pin_dir`].
+pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/vipd";
+/// See [`Daemon::control_socket`].
+pub const DEFAULT_CONTROL_SOCKET: &str = "/run/vipd/vipd.sock";
 
 /// Everything `vipd run` needs to know. Immutable once validated.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The daemon itself.
+    #[serde(default)]
     pub daemon: Daemon,
     /// Where the Sentinels are, and how to log in.
+    #[serde(default)]
     pub sentinel: Sentinel,
     /// How to log in to the Redis nodes.
     #[serde(default)]
     pub redis: Login,
     /// The virtual addresses.
-    #[serde(rename = "vip")]
+    #[serde(rename = "vip", default)]
     pub vips: Vec<Vip>,
 }
 
@@ -28,6 +50,7 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Daemon {
     /// Interfaces the program is attached to; a VIP is answered on all of them.
+    #[serde(default)]
     pub interfaces: Vec<String>,
     /// How the program is attached. Default `auto`.
     #[serde(default)]
@@ -57,7 +80,7 @@ pub struct Daemon {
 }
 
 /// `[daemon] xdp_mode`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum XdpMode {
     /// Driver mode, or generic with a warning where the driver refuses.
@@ -70,7 +93,7 @@ pub enum XdpMode {
 }
 
 /// `[daemon] on_sentinel_loss`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum OnSentinelLoss {
     /// Keep serving the last confirmed master.
@@ -81,7 +104,7 @@ pub enum OnSentinelLoss {
 }
 
 /// `[daemon] on_stop`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum OnStop {
     /// Remove the program and the maps: the VIP is gone.
@@ -107,14 +130,31 @@ impl Default for PortRange {
 }
 
 /// `[sentinel]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
+#[serde(from = "SentinelTable")]
 pub struct Sentinel {
     /// `HOST:PORT` of each Sentinel; a majority of these must answer before the VIP is announced.
-    pub endpoints: Vec<String>,
-    /// How to log in to them.
-    #[serde(flatten)]
+    pub endpoints: Vec<Endpoint>,
+    /// How to log in to them: the same keys as `[redis]`, in the same table as `endpoints`.
     pub login: Login,
+}
+
+/// [`Sentinel`] as it is written; serde's `flatten` would let unknown keys pass.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SentinelTable {
+    #[serde(default)]
+    endpoints: Vec<Endpoint>,
+    username: Option<String>,
+    password_file: Option<PathBuf>,
+    tls: Option<Tls>,
+}
+
+impl From<SentinelTable> for Sentinel {
+    fn from(table: SentinelTable) -> Self {
+        let SentinelTable { endpoints, username, password_file, tls } = table;
+        Self { endpoints, login: Login { username, password_file, tls } }
+    }
 }
 
 /// Credentials and TLS; the same keys for Sentinels and Redis nodes.
@@ -148,6 +188,7 @@ pub struct Tls {
 #[serde(deny_unknown_fields)]
 pub struct Vip {
     /// The virtual address.
+    #[serde(deserialize_with = "vip_address")]
     pub address: Ipv4Addr,
     /// How its traffic is carried. Default `nat`.
     #[serde(default)]
@@ -157,13 +198,12 @@ pub struct Vip {
     #[serde(default)]
     pub source: Source,
     /// What it carries.
-    #[serde(rename = "service")]
+    #[serde(rename = "service", default)]
     pub services: Vec<Service>,
 }
 
 /// `[[vip]] mode`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Mode {
     /// Full NAT with port translation.
     #[default]
@@ -195,11 +235,11 @@ pub struct Service {
 }
 
 fn default_pin_dir() -> PathBuf {
-    "/sys/fs/bpf/vipd".into()
+    DEFAULT_PIN_DIR.into()
 }
 
 fn default_control_socket() -> PathBuf {
-    "/run/vipd/vipd.sock".into()
+    DEFAULT_CONTROL_SOCKET.into()
 }
 
 fn default_max_connections() -> u32 {
@@ -224,30 +264,95 @@ impl Config {
     }
 }
 
-impl<'de> Deserialize<'de> for PortRange {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+impl Login {
+    /// Reads the password file, now; `None` without one.
+    pub fn password(&self) -> Result<Option<Secret>, SecretError> {
+        self.password_file.as_deref().map(Secret::read).transpose()
+    }
+}
+
+impl Default for Daemon {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            xdp_mode: XdpMode::default(),
+            pin_dir: default_pin_dir(),
+            control_socket: default_control_socket(),
+            on_sentinel_loss: OnSentinelLoss::default(),
+            on_stop: OnStop::default(),
+            source_ports: PortRange::default(),
+            max_connections: default_max_connections(),
+            max_half_open: default_max_half_open(),
+        }
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
         let range = text.split_once('-').and_then(|(first, last)| {
             Some(Self { first: first.trim().parse().ok()?, last: last.trim().parse().ok()? })
         });
         match range {
             Some(range) if range.first > 0 && range.first <= range.last => Ok(range),
-            _ => Err(serde::de::Error::custom(format!(
-                "{text:?} is not a range of ports such as \"61000-65535\""
-            ))),
+            _ => Err(format!("{text:?} is not a range of ports such as \"61000-65535\"")),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Source {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
         match text.parse() {
             Ok(address) => Ok(Self::Address(address)),
             Err(_) if text == "auto" => Ok(Self::Auto),
-            Err(_) => Err(serde::de::Error::custom(format!(
-                "{text:?} is neither \"auto\" nor an IPv4 address"
-            ))),
+            Err(_) => Err(format!("{text:?} is neither \"auto\" nor an IPv4 address")),
         }
     }
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "nat" => Ok(Self::Nat),
+            "dsr" => Ok(Self::Dsr),
+            "host" => {
+                Err("mode \"host\" comes with a later version of vipd; this one has \"nat\" \
+                           and \"dsr\", which run on a director in front of the Redis hosts"
+                    .into())
+            }
+            _ => Err(format!("{text:?} is not a mode; there are \"nat\" and \"dsr\"")),
+        }
+    }
+}
+
+macro_rules! deserialize_from_str {
+    ($($type:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+deserialize_from_str!(PortRange, Source, Mode);
+
+/// Parses the address of a VIP, from the file or from a flag.
+fn parse_vip_address(text: &str) -> Result<Ipv4Addr, String> {
+    match text.parse() {
+        Ok(IpAddr::V4(address)) => Ok(address),
+        Ok(IpAddr::V6(address)) => Err(format!(
+            "{address}: IPv6 VIPs come with a later version of vipd; this one has IPv4"
+        )),
+        Err(_) => Err(format!("{text:?} is not an IPv4 address")),
+    }
+}
+
+fn vip_address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Ipv4Addr, D::Error> {
+    parse_vip_address(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }

@@ -1,0 +1,221 @@
+//! The real program and maps in the real kernel, run on one frame at a time by
+//! `BPF_PROG_TEST_RUN`.
+
+use std::net::Ipv4Addr;
+
+use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::programs::{TestRun as _, Xdp};
+use aya::{Ebpf, EbpfLoader, TestRunOptions};
+use vipd_common::addr::{MacAddr, mapped};
+use vipd_common::maps::{
+    self, Active, Address, Backend, Counter, Flow, FlowKey, ForwardMode, Interface, KernelEvent,
+    ServiceKey, ServiceState,
+};
+use vipd_common::verdict::Verdict;
+
+/// `BPF_PROG_TEST_RUN` without a context takes frames to come in by the loopback interface.
+pub const INGRESS: u32 = 1;
+
+/// XDP's return values.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Xdp_ {
+    Aborted,
+    Drop,
+    Pass,
+    Tx,
+    Redirect,
+}
+
+/// What became of a frame.
+#[derive(Debug)]
+pub struct Run {
+    /// The only counter that moved.
+    pub verdict: Verdict,
+    /// What the kernel was told.
+    pub action: Xdp_,
+    /// The frame as it left.
+    pub frame: Vec<u8>,
+}
+
+/// The loaded object, in a network namespace of its own.
+pub struct Kernel {
+    ebpf: Ebpf,
+}
+
+impl Kernel {
+    /// Loads the object with small flow tables, and describes the ingress interface.
+    pub fn load(own: MacAddr) -> Self {
+        Self::load_sized(own, 1024, 256)
+    }
+
+    /// The same with `flows` and `half_open` entries.
+    pub fn load_sized(own: MacAddr, flows: u32, half_open: u32) -> Self {
+        // SAFETY: only this thread moves to a new network namespace; nothing is shared.
+        let moved = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+        assert_eq!(moved, 0, "unshare: {}: run as root", std::io::Error::last_os_error());
+        let object = object();
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries(maps::FLOWS, flows)
+            .map_max_entries(maps::HALF_OPEN, half_open)
+            .load(&object)
+            .unwrap_or_else(|error| panic!("loading the object: {error:?}"));
+        for name in ["vipd", "pass"] {
+            let program: &mut Xdp = ebpf.program_mut(name).unwrap().try_into().unwrap();
+            program.load().unwrap_or_else(|error| panic!("loading {name}: {error}"));
+        }
+        let mut kernel = Self { ebpf };
+        kernel.interface(INGRESS, own);
+        kernel
+    }
+
+    pub fn interface(&mut self, ifindex: u32, mac: MacAddr) {
+        let interface = Interface { mac, zero: [0; 2] };
+        self.hash::<u32, Interface>(maps::INTERFACES).insert(ifindex, interface, 0).unwrap();
+    }
+
+    /// Lets frames be redirected to `ifindex`, which must exist.
+    pub fn port(&mut self, ifindex: u32) {
+        let map = self.map(maps::PORTS);
+        DevMapHash::try_from(map).unwrap().insert(ifindex, ifindex, None, 0).unwrap();
+    }
+
+    pub fn address(&mut self, addr: Ipv4Addr, flags: u32) {
+        self.hash::<[u8; 4], Address>(maps::VIPS)
+            .insert(addr.octets(), Address { flags }, 0)
+            .unwrap();
+    }
+
+    pub fn service(&mut self, addr: Ipv4Addr, port: u16, index: u32) {
+        let key = ServiceKey::new(addr.octets(), port.to_be_bytes());
+        self.hash::<ServiceKey, u32>(maps::SERVICES).insert(key, index, 0).unwrap();
+    }
+
+    pub fn active(&mut self, service: u32, state: ServiceState, slot: u16, generation: u32) {
+        let map = self.map(maps::ACTIVE);
+        let active = Active::new(state, slot, generation);
+        Array::<_, u64>::try_from(map).unwrap().set(service, active.0, 0).unwrap();
+    }
+
+    pub fn backend(&mut self, slot: u16, backend: Backend) {
+        let map = self.map(maps::BACKENDS);
+        Array::<_, Backend>::try_from(map).unwrap().set(u32::from(slot), backend, 0).unwrap();
+    }
+
+    pub fn put_flow(&mut self, table: &str, key: FlowKey, flow: Flow) {
+        self.hash::<FlowKey, Flow>(table).insert(key, flow, 0).unwrap();
+    }
+
+    pub fn flow(&mut self, table: &str, key: FlowKey) -> Option<Flow> {
+        self.hash::<FlowKey, Flow>(table).get(&key, 0).ok()
+    }
+
+    pub fn flows(&mut self, table: &str) -> Vec<(FlowKey, Flow)> {
+        self.hash::<FlowKey, Flow>(table).iter().map(|entry| entry.unwrap()).collect()
+    }
+
+    /// The events that the kernel has reported since the last call.
+    pub fn events(&mut self) -> Vec<KernelEvent> {
+        let mut ring = RingBuf::try_from(self.map(maps::EVENTS)).unwrap();
+        let mut events = Vec::new();
+        while let Some(item) = ring.next() {
+            assert_eq!(item.len(), size_of::<KernelEvent>());
+            // SAFETY: the size was checked, and `KernelEvent` is valid for every pattern.
+            events.push(unsafe { item.as_ptr().cast::<KernelEvent>().read_unaligned() });
+        }
+        events
+    }
+
+    /// Runs the program on a frame. Panics unless exactly one counter moved, by one packet and
+    /// the frame's bytes.
+    pub fn run(&mut self, frame: &[u8]) -> Run {
+        let before = self.counters();
+        let mut out = vec![0; 65_536];
+        let result = self
+            .program("vipd")
+            .test_run(TestRunOptions {
+                data_in: Some(frame),
+                data_out: Some(&mut out),
+                ..TestRunOptions::new()
+            })
+            .unwrap_or_else(|error| panic!("BPF_PROG_TEST_RUN of {} bytes: {error}", frame.len()));
+        out.truncate(result.data_size_out as usize);
+        let moved: Vec<_> = Verdict::ALL
+            .into_iter()
+            .zip(self.counters().into_iter().zip(before))
+            .filter(|(_, (after, before))| after != before)
+            .collect();
+        let [(verdict, (after, before))] = moved[..] else {
+            panic!("one counter should have moved: {moved:?}")
+        };
+        assert_eq!(after.packets, before.packets + 1);
+        assert_eq!(after.bytes, before.bytes + frame.len() as u64);
+        let action = match result.return_value {
+            0 => Xdp_::Aborted,
+            1 => Xdp_::Drop,
+            2 => Xdp_::Pass,
+            3 => Xdp_::Tx,
+            4 => Xdp_::Redirect,
+            other => panic!("XDP action {other}"),
+        };
+        Run { verdict, action, frame: out }
+    }
+
+    /// Mean ns a run of a program on `frame`, over `repeat` runs. The frame must come out as it
+    /// goes in, or each run would see another.
+    pub fn time(&self, program: &str, frame: &[u8], repeat: u32) -> u64 {
+        let options =
+            TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
+        self.program(program).test_run(options).unwrap().duration.as_nanos() as u64
+    }
+
+    fn program(&self, name: &str) -> &Xdp {
+        self.ebpf.program(name).unwrap().try_into().unwrap()
+    }
+
+    fn counters(&mut self) -> Vec<Counter> {
+        let map = self.map(maps::COUNTERS);
+        let array = PerCpuArray::<_, Counter>::try_from(map).unwrap();
+        (0..Verdict::COUNT)
+            .map(|index| {
+                array.get(&index, 0).unwrap().iter().fold(Counter::default(), |sum, cpu| Counter {
+                    packets: sum.packets + cpu.packets,
+                    bytes: sum.bytes + cpu.bytes,
+                })
+            })
+            .collect()
+    }
+
+    fn map(&mut self, name: &str) -> &mut Map {
+        self.ebpf.map_mut(name).unwrap_or_else(|| panic!("no map {name}"))
+    }
+
+    fn hash<K: aya::Pod, V: aya::Pod>(
+        &mut self,
+        name: &str,
+    ) -> HashMap<&mut MapData, K, V> {
+        HashMap::try_from(self.map(name)).unwrap()
+    }
+}
+
+/// A NAT backend on the ingress link, reached directly.
+pub fn nat_backend(addr: Ipv4Addr, port: u16, mac: MacAddr, source: Ipv4Addr) -> Backend {
+    Backend {
+        addr: mapped(addr.octets()),
+        source: mapped(source.octets()),
+        port: port.to_be_bytes(),
+        next_hop: mac,
+        own_mac: crate::frames::DIRECTOR_MAC,
+        vlan: 0,
+        first_port: 1024,
+        last_port: 65_535,
+        ifindex: INGRESS,
+        mode: ForwardMode::Nat as u32,
+    }
+}
+
+fn object() -> Vec<u8> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/vipd.bpf.o");
+    std::fs::read(path).unwrap_or_else(|error| {
+        panic!("{path}: {error}: build it with `cargo xtask build-ebpf`")
+    })
+}

@@ -1,0 +1,57 @@
+//! ARP for the VIPs: answers, silence, and rivals.
+
+use vipd_common::maps::Address;
+use vipd_common::verdict::Verdict;
+use vipd_common::wire::arp::{self, ArpPacket};
+
+use crate::frame::Frame;
+use crate::link::{self, Arrival};
+use crate::tables::Tables;
+
+/// Handles an ARP frame. Whatever isn't about a VIP is left to the stack untouched.
+#[inline(never)]
+pub fn handle(frame: &mut impl Frame, tables: &impl Tables, arrival: &Arrival) -> Verdict {
+    let Some(packet) = frame.at::<ArpPacket>(arrival.l3()).copied() else {
+        return Verdict::ArpOther;
+    };
+    if packet.format != arp::ETHERNET_IPV4 {
+        return Verdict::ArpOther;
+    }
+    let ifindex = frame.ifindex();
+    let Some(own) = tables.interface(ifindex) else { return Verdict::ArpOther };
+
+    // A claim: anybody's ARP, of either operation, with the VIP as its sender (RFC 5227
+    // section 2.4). Our own announcements, reflected by a switch, are none.
+    if packet.sender_mac != own && is_virtual(tables.address(packet.sender_ip)) {
+        tables.note_rival(packet.sender_ip, packet.sender_mac, ifindex);
+        return Verdict::ArpRival;
+    }
+
+    let Some(address) = tables.address(packet.target_ip) else { return Verdict::ArpOther };
+    if packet.operation != arp::REQUEST || !address.has(Address::VIRTUAL) {
+        return Verdict::ArpOther;
+    }
+    if arrival.dst != own && !arrival.dst.is_multicast() {
+        return Verdict::OtherHost;
+    }
+    if packet.sender_mac == own {
+        // Our own duplicate-address probe, sent back to us: answering would find ourselves.
+        return Verdict::ArpOther;
+    }
+    if !address.has(Address::ANNOUNCE) {
+        return Verdict::ArpSilent;
+    }
+    if let Some(packet) = frame.at::<ArpPacket>(arrival.l3()) {
+        packet.answer(own);
+    }
+    link::turn_around(frame, own);
+    Verdict::ArpReply
+}
+
+#[inline(always)]
+fn is_virtual(address: Option<Address>) -> bool {
+    match address {
+        Some(address) => address.has(Address::VIRTUAL),
+        None => false,
+    }
+}

@@ -1,0 +1,49 @@
+//! Where the program meets the kernel.
+
+mod maps;
+mod packet;
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use vipd_common::verdict::Action;
+use vipd_ebpf::frame::Frame;
+use vipd_ebpf::program;
+
+use maps::Maps;
+use packet::XdpFrame;
+
+/// The program that `vipd run` attaches.
+#[xdp]
+pub fn vipd(ctx: XdpContext) -> u32 {
+    let mut frame = XdpFrame::new(ctx);
+    let (arrived, ingress) = (frame.length() as u64, frame.ifindex());
+    let verdict = program::run(&mut frame, &Maps);
+    maps::count(verdict, arrived);
+    match verdict.action() {
+        Action::Pass => XDP_PASS,
+        Action::Drop => XDP_DROP,
+        Action::Transmit => XDP_TX,
+        Action::Forward if frame.egress() == ingress => XDP_TX,
+        Action::Forward => maps::redirect(frame.egress()),
+    }
+}
+
+/// Passes everything: the floor of `cargo xtask bench datapath`, and what the lab attaches to the
+/// far end of a veth, which drops transmitted XDP frames if it has no program.
+#[xdp]
+pub fn pass(_ctx: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // Nothing in the program panics; if something came to, this loop would not verify.
+    loop {}
+}
+
+/// Some helpers, `bpf_ktime_get_coarse_ns` among them, are for programs under a GPL-compatible
+/// licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,148 @@
+//! What an operator must know, in words.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use super::Target;
+use crate::config::OnSentinelLoss;
+use crate::model::{Epoch, SentinelId};
+
+/// Something an operator must know about one master name. Each comes once, not with every event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// A Sentinel names a master of an earlier epoch. Once for each claim.
+    LowerEpoch {
+        /// Who says so.
+        sentinel: SentinelId,
+        /// What it says.
+        claimed: Target,
+        /// What is served and stays.
+        present: Target,
+    },
+    /// A Sentinel answers, but does not monitor this name.
+    UnknownMaster {
+        /// Which one.
+        sentinel: SentinelId,
+    },
+    /// The newest epoch is claimed for several nodes, none of them by a majority.
+    Split {
+        /// That epoch.
+        epoch: Epoch,
+        /// What is served meanwhile.
+        present: Option<Target>,
+    },
+    /// Nothing is served yet, because too few Sentinels name a master.
+    NoMajority {
+        /// Configured Sentinels that do.
+        live: usize,
+        /// How many it takes.
+        needed: usize,
+    },
+    /// The newest master has not answered ROLE = master for a while.
+    Unconfirmed {
+        /// Whom the Sentinels name.
+        candidate: Target,
+        /// What is served meanwhile.
+        present: Option<Target>,
+    },
+    /// No Sentinel has named a master for a while.
+    SentinelsLost {
+        /// What is served.
+        present: Target,
+        /// What follows.
+        policy: OnSentinelLoss,
+    },
+    /// A Sentinel names a master again; while it didn't, the old one was served on.
+    SentinelsBack,
+    /// A majority of the Sentinels is back and the VIP is announced again.
+    AnnouncedAgain {
+        /// What is served.
+        present: Target,
+    },
+    /// The served node calls itself a replica, and no Sentinel names a newer master.
+    ServedIsReplica {
+        /// That node.
+        node: SocketAddr,
+    },
+    /// The served node calls itself master again.
+    ServedIsMasterAgain {
+        /// That node.
+        node: SocketAddr,
+    },
+}
+
+impl Notice {
+    /// The Sentinel it is about, for a caller that knows its name.
+    pub fn sentinel(&self) -> Option<SentinelId> {
+        match self {
+            Self::LowerEpoch { sentinel, .. } | Self::UnknownMaster { sentinel } => Some(*sentinel),
+            Self::Split { .. }
+            | Self::NoMajority { .. }
+            | Self::Unconfirmed { .. }
+            | Self::SentinelsLost { .. }
+            | Self::SentinelsBack
+            | Self::AnnouncedAgain { .. }
+            | Self::ServedIsReplica { .. }
+            | Self::ServedIsMasterAgain { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LowerEpoch { claimed, present, .. } => write!(
+                f,
+                "a Sentinel names {claimed}, refused: {present} is newer; if the Sentinels were \
+                 set up anew on purpose, `vipd detach` and start again"
+            ),
+            Self::UnknownMaster { .. } => write!(
+                f,
+                "a Sentinel does not monitor this master name; check the name in the configuration \
+                 and `SENTINEL MASTERS` there"
+            ),
+            Self::Split { epoch, present } => {
+                write!(f, "the Sentinels name different masters at epoch {epoch}; ")?;
+                meanwhile(f, *present)?;
+                f.write_str(" until a majority agrees")
+            }
+            Self::NoMajority { live, needed } => write!(
+                f,
+                "{live} of the configured Sentinels name a master, {needed} must; not announced \
+                 until then"
+            ),
+            Self::Unconfirmed { candidate, present } => {
+                write!(f, "{candidate} does not answer ROLE as master; ")?;
+                meanwhile(f, *present)?;
+                f.write_str(" until it does")
+            }
+            Self::SentinelsLost { present, policy } => match policy {
+                OnSentinelLoss::Hold => {
+                    write!(f, "no Sentinel names a master; {present} is served on")
+                }
+                OnSentinelLoss::Withdraw => write!(
+                    f,
+                    "no Sentinel names a master; not announced until a majority is back \
+                     ({present} was served)"
+                ),
+            },
+            Self::SentinelsBack => f.write_str("a Sentinel names a master again"),
+            Self::AnnouncedAgain { present } => {
+                write!(f, "a majority of the Sentinels is back; {present} is announced again")
+            }
+            Self::ServedIsReplica { node } => write!(
+                f,
+                "{node} is served and calls itself a replica, but no Sentinel names a newer \
+                 master; was it changed by hand?"
+            ),
+            Self::ServedIsMasterAgain { node } => write!(f, "{node} calls itself master again"),
+        }
+    }
+}
+
+fn meanwhile(f: &mut fmt::Formatter<'_>, present: Option<Target>) -> fmt::Result {
+    match present {
+        Some(present) => write!(f, "{present} is served on"),
+        None => f.write_str("nothing is served"),
+    }
+}

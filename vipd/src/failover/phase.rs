@@ -1,0 +1,193 @@
+//! One master's states and every transition between them, without time and without effects.
+
+use std::net::SocketAddr;
+
+use super::claims::Support;
+use super::{Role, State, Target};
+use crate::config::OnSentinelLoss;
+
+/// Where one master name stands. `target` is what is served, `candidate` what is asked for ROLE.
+///
+/// ```text
+///                  majority + successor              candidate is master
+///    Learning ───────────────────────────▶ Confirming ─────────────────┐
+///        ▲                                     │  ▲ newer successor    │
+///        └─────────────────────────────────────┘──┘                    ▼
+///          no majority, or no successor any more         ┌──────── Serving ◀──────────────┐
+///                                                        │          │   ▲                 │
+///              no Sentinel for a while, if so configured │ successor│   │ candidate is    │
+///                                                        ▼          ▼   │ master, or      │
+///                          ┌────────────────────── Withdrawn    Replacing  no successor   │
+///                          │                       ▲   │   ▲        │      any more       │
+///       majority+successor │          no majority  │   │   └────────┘ no Sentinel …       │
+///                          ▼                       │   │                                  │
+///                      Returning ──────────────────┘   └──────────────────────────────────┤
+///                          │                             majority, no successor           │
+///                          └──────────────────────────────────────────────────────────────┘
+///                            candidate is master, or majority without a successor
+/// ```
+///
+/// *Successor*: the target that the Sentinels' live claims name instead of the present one (see
+/// [`super::claims::Claims::elect`]). *Majority*: more than half of the configured Sentinels have
+/// a live claim.
+///
+/// An early cutover (a flip before an epoch is known) will be one more phase between `Serving` and
+/// `Replacing`: parked, its candidate named by `+selected-slave`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// No master was ever confirmed, and no majority names one.
+    Learning,
+    /// A majority names the first master; it has not answered.
+    Confirming { candidate: Target },
+    /// The confirmed master is the newest that is known.
+    Serving { target: Target },
+    /// A newer master is known and has not answered; the old one goes on.
+    Replacing { target: Target, candidate: Target },
+    /// Not announced: no Sentinel answers. Waits for a majority.
+    Withdrawn { target: Target },
+    /// Not announced: a majority is back and names a newer master, which has not answered.
+    Returning { target: Target, candidate: Target },
+}
+
+/// What can move a [`Phase`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Input {
+    /// The live claims changed, or were repeated.
+    Claims { support: Support, successor: Option<Target> },
+    /// A node answered ROLE, or did not.
+    Role { node: SocketAddr, role: Role },
+    /// What this phase waits for has not come in time. For [`Phase::Serving`], that is a Sentinel
+    /// with a claim.
+    Overdue(OnSentinelLoss),
+}
+
+impl Phase {
+    /// The transition table.
+    pub(super) fn next(self, input: Input) -> Self {
+        use Input::{Claims, Overdue};
+        use Phase::{Confirming, Learning, Replacing, Returning, Serving, Withdrawn};
+        use Support::{Majority, Minority, Nobody};
+
+        match (self, input) {
+            (Learning, Claims { support: Majority, successor: Some(candidate) }) => {
+                Confirming { candidate }
+            }
+            (
+                Learning,
+                Claims { support: Majority, successor: None }
+                | Claims { support: Nobody | Minority, successor: _ }
+                | Input::Role { .. }
+                | Overdue(_),
+            ) => Learning,
+
+            (Confirming { .. }, Claims { support: Majority, successor: Some(candidate) }) => {
+                Confirming { candidate }
+            }
+            (
+                Confirming { .. },
+                Claims { support: Majority, successor: None }
+                | Claims { support: Nobody | Minority, successor: _ },
+            ) => Learning,
+            (Confirming { candidate }, Input::Role { node, role }) => {
+                if confirms(candidate, node, role) { Serving { target: candidate } } else { self }
+            }
+            (Confirming { .. }, Overdue(_)) => self,
+
+            (Serving { target }, Claims { support: _, successor: Some(candidate) }) => {
+                Replacing { target, candidate }
+            }
+            (Serving { .. }, Claims { support: _, successor: None } | Input::Role { .. }) => self,
+            (Serving { target }, Overdue(OnSentinelLoss::Withdraw)) => Withdrawn { target },
+            (Serving { .. }, Overdue(OnSentinelLoss::Hold)) => self,
+
+            (Replacing { target, .. }, Claims { support: _, successor: Some(candidate) }) => {
+                Replacing { target, candidate }
+            }
+            (Replacing { target, .. }, Claims { support: _, successor: None }) => {
+                Serving { target }
+            }
+            (Replacing { candidate, .. }, Input::Role { node, role }) => {
+                if confirms(candidate, node, role) { Serving { target: candidate } } else { self }
+            }
+            (Replacing { .. }, Overdue(_)) => self,
+
+            (Withdrawn { target }, Claims { support: Majority, successor: Some(candidate) }) => {
+                Returning { target, candidate }
+            }
+            (Withdrawn { target }, Claims { support: Majority, successor: None }) => {
+                Serving { target }
+            }
+            (
+                Withdrawn { .. },
+                Claims { support: Nobody | Minority, successor: _ }
+                | Input::Role { .. }
+                | Overdue(_),
+            ) => self,
+
+            (
+                Returning { target, .. },
+                Claims { support: Majority, successor: Some(candidate) },
+            ) => Returning { target, candidate },
+            (Returning { target, .. }, Claims { support: Majority, successor: None }) => {
+                Serving { target }
+            }
+            (Returning { target, .. }, Claims { support: Nobody | Minority, successor: _ }) => {
+                Withdrawn { target }
+            }
+            (Returning { candidate, .. }, Input::Role { node, role }) => {
+                if confirms(candidate, node, role) { Serving { target: candidate } } else { self }
+            }
+            (Returning { .. }, Overdue(_)) => self,
+        }
+    }
+
+    /// What is served.
+    pub(super) fn target(self) -> Option<Target> {
+        match self {
+            Self::Learning | Self::Confirming { .. } => None,
+            Self::Serving { target }
+            | Self::Replacing { target, .. }
+            | Self::Withdrawn { target }
+            | Self::Returning { target, .. } => Some(target),
+        }
+    }
+
+    /// What is asked for ROLE.
+    pub(super) fn candidate(self) -> Option<Target> {
+        match self {
+            Self::Learning | Self::Serving { .. } | Self::Withdrawn { .. } => None,
+            Self::Confirming { candidate }
+            | Self::Replacing { candidate, .. }
+            | Self::Returning { candidate, .. } => Some(candidate),
+        }
+    }
+
+    /// Whether the VIP may be answered for.
+    pub(super) fn announces(self) -> bool {
+        match self {
+            Self::Serving { .. } | Self::Replacing { .. } => true,
+            Self::Learning
+            | Self::Confirming { .. }
+            | Self::Withdrawn { .. }
+            | Self::Returning { .. } => false,
+        }
+    }
+
+    /// The same in four words.
+    pub(super) fn state(self) -> State {
+        match self {
+            Self::Learning => State::Learning,
+            Self::Confirming { .. } | Self::Replacing { .. } => State::Confirming,
+            Self::Serving { .. } => State::Serving,
+            Self::Withdrawn { .. } | Self::Returning { .. } => State::Withdrawn,
+        }
+    }
+}
+
+/// Only the claimed node's own word counts, and only this one.
+fn confirms(candidate: Target, node: SocketAddr, role: Role) -> bool {
+    match role {
+        Role::Master => node == candidate.addr,
+        Role::Replica | Role::NoAnswer => false,
+    }
+}

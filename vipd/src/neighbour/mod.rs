@@ -1,0 +1,218 @@
+//! How each Redis node is reached on the link layer, kept up to date.
+//!
+//! One thread asks the kernel's routing and neighbour tables and listens to rtnetlink's
+//! notifications (links, addresses, routes, neighbours). Whatever changes, and every
+//! [`REREAD`] anyway, the whole answer is computed anew and published if it differs: level, not
+//! edge, so a lost notification costs seconds and never correctness.
+//!
+//! A missing link-layer address is asked for by the kernel's own resolution (`NTF_USE`), as if a
+//! packet had been sent; a stale one is confirmed the same way at each periodic read, so that a
+//! node whose MAC changed silently is noticed without traffic. Static entries are left alone.
+//!
+//! The thread works in the network namespace of the thread that called [`spawn`].
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::model::NextHop;
+use crate::netdev::{HostAddress, Link};
+
+mod monitor;
+mod resolve;
+
+use monitor::{Monitor, Woken};
+use resolve::Resolver;
+
+/// The whole state is read again this often, whatever was notified.
+pub const REREAD: Duration = Duration::from_secs(5);
+/// While a next hop is unresolved it is read (and nudged) again this often.
+pub const RESOLVE_INTERVAL: Duration = Duration::from_millis(250);
+/// Two computations are at least this far apart: a storm of notifications is one change.
+const COALESCE: Duration = Duration::from_millis(5);
+/// At most this many nodes are followed.
+pub const MAX_NODES: usize = 1_024;
+
+/// Each followed node's next hop, or why it has none.
+pub type NextHops = HashMap<Ipv4Addr, Result<NextHop, Unreachable>>;
+
+/// What the thread publishes: the network as the daemon needs to know it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Network {
+    /// One entry for each followed node, once it was first looked at.
+    pub next_hops: NextHops,
+    /// Nodes whose next hop stopped answering ARP (NUD_FAILED). Their entry in `next_hops` keeps
+    /// the last known address: a host that reboots comes back with it.
+    pub silent: BTreeSet<Ipv4Addr>,
+    /// Every interface, by index: link up and down, MAC and XDP program changes show here.
+    pub links: BTreeMap<u32, Link>,
+    /// Every IPv4 address of this host.
+    pub addresses: Vec<HostAddress>,
+}
+
+impl Network {
+    /// The interface `name`, if it exists now.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.values().find(|link| link.name == name)
+    }
+}
+
+/// Why a node has no next hop.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unreachable {
+    /// The node is this host: XDP sees arriving frames only, never those of the local stack.
+    #[error("it is an address of this host, which XDP cannot forward to")]
+    Local,
+    /// The routing table has nothing for it.
+    #[error("no route to it")]
+    NoRoute,
+    /// The route is of a kind that is not a unicast IPv4 next hop.
+    #[error("its route is {0}, which vipd does not forward by")]
+    UnsupportedRoute(String),
+    /// The interface is down or has no carrier.
+    #[error("interface {0} is down")]
+    LinkDown(String),
+    /// Not an Ethernet interface, or a VLAN device on top of something unusual.
+    #[error("interface {0} is not plain Ethernet or one 802.1Q tag on it")]
+    NotEthernet(String),
+    /// Nobody answered ARP for it so far.
+    #[error("no answer to ARP for {next_hop} on {interface}")]
+    Unresolved {
+        /// The node itself, or the router towards it.
+        next_hop: Ipv4Addr,
+        /// The interface.
+        interface: String,
+    },
+    /// The kernel refused the question.
+    #[error("the kernel's routing table cannot be read: {0}")]
+    Kernel(String),
+}
+
+/// Handle on the thread; dropping it ends the thread.
+#[derive(Debug)]
+pub struct Neighbours {
+    wanted: Arc<Mutex<Wanted>>,
+    wake: UnixStream,
+}
+
+#[derive(Debug, Default)]
+struct Wanted {
+    nodes: BTreeSet<Ipv4Addr>,
+    stop: bool,
+}
+
+/// Starts the thread. Its first publication, with no node followed, comes at once.
+pub fn spawn() -> io::Result<(Neighbours, watch::Receiver<Network>)> {
+    let (wake, woken) = UnixStream::pair()?;
+    wake.set_nonblocking(true)?;
+    woken.set_nonblocking(true)?;
+    let wanted = Arc::new(Mutex::new(Wanted::default()));
+    let mut resolver = Resolver::open()?;
+    let monitor = Monitor::open(woken)?;
+    let (publish, network) = watch::channel(resolver.read(&BTreeSet::new(), false)?);
+    let shared = Arc::clone(&wanted);
+    std::thread::Builder::new()
+        .name("neighbour".to_owned())
+        .spawn(move || follow(&mut resolver, monitor, &shared, &publish))?;
+    Ok((Neighbours { wanted, wake }, network))
+}
+
+impl Neighbours {
+    /// Follow exactly these nodes from now on (the first [`MAX_NODES`] of them). Takes effect at
+    /// once; never blocks.
+    pub fn track(&self, nodes: impl IntoIterator<Item = Ipv4Addr>) {
+        let mut nodes: BTreeSet<_> = nodes.into_iter().collect();
+        if nodes.len() > MAX_NODES {
+            warn!(nodes = nodes.len(), limit = MAX_NODES, "too many Redis nodes to follow");
+            nodes = nodes.into_iter().take(MAX_NODES).collect();
+        }
+        let mut wanted = self.wanted.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if wanted.nodes != nodes {
+            wanted.nodes = nodes;
+            self.nudge();
+        }
+    }
+
+    fn nudge(&self) {
+        // A full pipe means the thread is about to wake anyway.
+        let _ = io::Write::write(&mut &self.wake, &[0]);
+    }
+}
+
+impl Drop for Neighbours {
+    fn drop(&mut self) {
+        self.wanted.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).stop = true;
+        self.nudge();
+    }
+}
+
+/// The thread: wait, read, publish, until the handle is dropped.
+fn follow(
+    resolver: &mut Resolver,
+    mut monitor: Monitor,
+    wanted: &Mutex<Wanted>,
+    publish: &watch::Sender<Network>,
+) {
+    let mut confirm = true;
+    loop {
+        let nodes = {
+            let wanted = wanted.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            if wanted.stop {
+                return;
+            }
+            wanted.nodes.clone()
+        };
+        match resolver.read(&nodes, confirm) {
+            Ok(network) => publish_changes(publish, network),
+            Err(error) => warn!(%error, "cannot read the kernel's network tables; will try again"),
+        }
+        let unresolved = publish
+            .borrow()
+            .next_hops
+            .values()
+            .any(|hop| matches!(hop, Err(Unreachable::Unresolved { .. })));
+        let timeout = if unresolved { RESOLVE_INTERVAL } else { REREAD };
+        monitor.relevant(resolver.relevant());
+        confirm = match monitor.wait(timeout) {
+            Ok(Woken::Changed | Woken::Nudged) => unresolved,
+            Ok(Woken::TimedOut) => true,
+            Ok(Woken::Overrun) => {
+                info!("netlink notifications were lost; reading everything again");
+                true
+            }
+            Err(error) => {
+                warn!(%error, "cannot wait for netlink notifications; will read again");
+                std::thread::sleep(RESOLVE_INTERVAL);
+                true
+            }
+        };
+        std::thread::sleep(COALESCE);
+        monitor.drain();
+    }
+}
+
+/// Publishes `network` if it differs, and logs what changed for a node.
+fn publish_changes(publish: &watch::Sender<Network>, network: Network) {
+    publish.send_if_modified(|present| {
+        for (node, now) in &network.next_hops {
+            match (present.next_hops.get(node), now) {
+                (before, now) if before == Some(now) => {}
+                (_, Ok(hop)) => info!(%node, mac = %hop.mac, ifindex = hop.ifindex,
+                    vlan = hop.vlan, router = ?hop.router, "next hop"),
+                (_, Err(why)) => warn!(%node, %why, "no next hop"),
+            }
+        }
+        for node in network.silent.difference(&present.silent) {
+            warn!(%node, "its next hop stopped answering ARP; keeping the last known address");
+        }
+        let changed = *present != network;
+        *present = network;
+        changed
+    });
+}

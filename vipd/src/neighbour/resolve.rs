@@ -1,0 +1,301 @@
+//! From a node's address to its next hop: route, neighbour entry, interface.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::net::Ipv4Addr;
+
+use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
+};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use tracing::debug;
+use vipd_common::addr::MacAddr;
+
+use super::monitor::key;
+use super::{Network, Unreachable};
+use crate::model::NextHop;
+use crate::netdev::netlink::Netlink;
+use crate::netdev::{HostAddress, Link, read_addresses, read_links};
+
+/// Reads the kernel's tables, and remembers the last link-layer address of each next hop.
+pub(super) struct Resolver {
+    netlink: Netlink,
+    /// By (interface index, address), for the next hops in use.
+    known: HashMap<(u32, Ipv4Addr), MacAddr>,
+    relevant: BTreeSet<(u32, Ipv4Addr)>,
+}
+
+/// Where the routing table sends a node's packets.
+struct Route {
+    ifindex: u32,
+    router: Option<Ipv4Addr>,
+    source: Option<Ipv4Addr>,
+}
+
+/// A neighbour entry.
+struct Entry {
+    mac: Option<MacAddr>,
+    state: NeighbourState,
+}
+
+/// What one reading has in hand.
+struct Tables {
+    links: BTreeMap<u32, Link>,
+    addresses: Vec<HostAddress>,
+    neighbours: HashMap<(u32, Ipv4Addr), Entry>,
+}
+
+impl Resolver {
+    /// Opens its netlink socket, in the caller's network namespace.
+    pub(super) fn open() -> io::Result<Self> {
+        Ok(Self { netlink: Netlink::route()?, known: HashMap::new(), relevant: BTreeSet::new() })
+    }
+
+    /// The neighbours that the last reading's answers depend on.
+    pub(super) fn relevant(&self) -> BTreeSet<(u32, Ipv4Addr)> {
+        self.relevant.clone()
+    }
+
+    /// Computes everything anew. With `confirm`, entries that are not known to be good are
+    /// resolved by the kernel in the background; a missing one is in any case.
+    pub(super) fn read(
+        &mut self,
+        nodes: &BTreeSet<Ipv4Addr>,
+        confirm: bool,
+    ) -> io::Result<Network> {
+        let links = read_links(&mut self.netlink)?;
+        let tables = Tables {
+            links: links.into_iter().map(|link| (link.ifindex, link)).collect(),
+            addresses: read_addresses(&mut self.netlink)?,
+            neighbours: if nodes.is_empty() { HashMap::new() } else { self.read_neighbours()? },
+        };
+        self.relevant.clear();
+        let mut network = Network::default();
+        for node in nodes {
+            let hop = self.resolve(*node, &tables, confirm);
+            if let Ok((_, true)) = hop {
+                network.silent.insert(*node);
+            }
+            network.next_hops.insert(*node, hop.map(|(next_hop, _)| next_hop));
+        }
+        self.known.retain(|hop, _| self.relevant.contains(hop));
+        network.links = tables.links;
+        network.addresses = tables.addresses;
+        Ok(network)
+    }
+
+    /// The next hop, and whether it has stopped answering.
+    fn resolve(
+        &mut self,
+        node: Ipv4Addr,
+        tables: &Tables,
+        confirm: bool,
+    ) -> Result<(NextHop, bool), Unreachable> {
+        let route = self.route(node)?;
+        let link = tables.links.get(&route.ifindex).ok_or(Unreachable::NoRoute)?;
+        if !link.running {
+            return Err(Unreachable::LinkDown(link.name.clone()));
+        }
+        let not_ethernet = || Unreachable::NotEthernet(link.name.clone());
+        let (port, vlan) = match link.vlan {
+            None => (link, 0),
+            Some((parent, id)) => {
+                let parent = tables.links.get(&parent).ok_or_else(not_ethernet)?;
+                if parent.vlan.is_some() {
+                    return Err(not_ethernet());
+                }
+                (parent, id)
+            }
+        };
+        let own_mac = port.mac.ok_or_else(not_ethernet)?;
+
+        let hop = (route.ifindex, route.router.unwrap_or(node));
+        self.relevant.insert(hop);
+        let entry = tables.neighbours.get(&hop);
+        if needs_resolution(entry, confirm)
+            && let Err(error) = self.ask_kernel_to_resolve(hop)
+        {
+            debug!(next_hop = %hop.1, interface = link.name, %error, "cannot start resolution");
+        }
+        let silent = entry.is_some_and(|entry| entry.state == NeighbourState::Failed);
+        let mac = match entry.and_then(usable_mac) {
+            Some(mac) => {
+                self.known.insert(hop, mac);
+                mac
+            }
+            None => *self.known.get(&hop).ok_or_else(|| Unreachable::Unresolved {
+                next_hop: hop.1,
+                interface: link.name.clone(),
+            })?,
+        };
+        let on_link: Vec<_> = tables
+            .addresses
+            .iter()
+            .filter(|host| host.ifindex == route.ifindex && host.prefix < 32)
+            .map(|host| (network_of(host.address, host.prefix), host.prefix))
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect();
+        let next_hop = NextHop {
+            ifindex: port.ifindex,
+            own_mac,
+            mac,
+            vlan,
+            router: route.router,
+            source: route.source.ok_or(Unreachable::NoRoute)?,
+            on_link,
+        };
+        Ok((next_hop, silent))
+    }
+
+    /// `ip route get`.
+    fn route(&mut self, node: Ipv4Addr) -> Result<Route, Unreachable> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet;
+        request.header.destination_prefix_length = 32;
+        request.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(node)));
+        let answer = match self.netlink.get(RouteNetlinkMessage::GetRoute(request)) {
+            Ok(RouteNetlinkMessage::NewRoute(answer)) => answer,
+            Ok(_) => return Err(Unreachable::Kernel("unexpected answer".to_owned())),
+            Err(error) => {
+                return Err(match error.raw_os_error() {
+                    // Also blackhole (EINVAL) and prohibit (EACCES) routes.
+                    Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL | libc::EACCES) => {
+                        Unreachable::NoRoute
+                    }
+                    _ => Unreachable::Kernel(error.to_string()),
+                });
+            }
+        };
+        match answer.header.kind {
+            RouteType::Unicast => {}
+            RouteType::Local => return Err(Unreachable::Local),
+            kind => {
+                return Err(Unreachable::UnsupportedRoute(format!("{kind:?}").to_lowercase()));
+            }
+        }
+        let mut route = Route { ifindex: 0, router: None, source: None };
+        for attribute in answer.attributes {
+            match attribute {
+                RouteAttribute::Oif(ifindex) => route.ifindex = ifindex,
+                RouteAttribute::Gateway(RouteAddress::Inet(router))
+                | RouteAttribute::Via(RouteVia::Inet(router)) => route.router = Some(router),
+                RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => {
+                    return Err(Unreachable::UnsupportedRoute("by a router in IPv6".to_owned()));
+                }
+                RouteAttribute::Encap(_) => {
+                    return Err(Unreachable::UnsupportedRoute("encapsulated".to_owned()));
+                }
+                RouteAttribute::PrefSource(RouteAddress::Inet(source)) => {
+                    route.source = Some(source);
+                }
+                _ => {}
+            }
+        }
+        Ok(route)
+    }
+
+    fn read_neighbours(&mut self) -> io::Result<HashMap<(u32, Ipv4Addr), Entry>> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = AddressFamily::Inet;
+        let answers = self.netlink.dump(RouteNetlinkMessage::GetNeighbour(request))?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewNeighbour(message) => {
+                    let state = message.header.state;
+                    Some((key(&message), Entry { mac: mac_of(&message), state }))
+                }
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// As if a packet had been sent to it: the kernel resolves a missing entry and confirms a
+    /// stale one (`NTF_USE`, linux/neighbour.h).
+    fn ask_kernel_to_resolve(&mut self, (ifindex, address): (u32, Ipv4Addr)) -> io::Result<()> {
+        let mut request = NeighbourMessage::default();
+        request.header.family = AddressFamily::Inet;
+        request.header.ifindex = ifindex;
+        request.header.flags = NeighbourFlags::Use;
+        request.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
+        self.netlink.set(RouteNetlinkMessage::NewNeighbour(request), NLM_F_CREATE | NLM_F_REPLACE)
+    }
+}
+
+/// Never for a static entry: `NTF_USE` would clear its NUD_PERMANENT.
+fn needs_resolution(entry: Option<&Entry>, confirm: bool) -> bool {
+    match entry.map(|entry| entry.state) {
+        None => true,
+        Some(NeighbourState::None | NeighbourState::Failed | NeighbourState::Stale) => confirm,
+        Some(_) => false,
+    }
+}
+
+/// An address that the kernel itself would send to now (NUD_VALID).
+fn usable_mac(entry: &Entry) -> Option<MacAddr> {
+    match entry.state {
+        NeighbourState::Reachable
+        | NeighbourState::Stale
+        | NeighbourState::Delay
+        | NeighbourState::Probe
+        | NeighbourState::Permanent
+        | NeighbourState::Noarp => entry.mac.filter(|mac| *mac != MacAddr::ZERO),
+        _ => None,
+    }
+}
+
+fn mac_of(message: &NeighbourMessage) -> Option<MacAddr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => {
+            <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddr)
+        }
+        _ => None,
+    })
+}
+
+/// The first address of a prefix.
+fn network_of(address: Ipv4Addr, prefix: u8) -> Ipv4Addr {
+    let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
+    Ipv4Addr::from(u32::from(address) & mask)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(state: NeighbourState) -> Entry {
+        Entry { mac: Some(MacAddr([2, 0, 0, 0, 0, 1])), state }
+    }
+
+    #[test]
+    fn a_prefix_starts_at_its_network_address() {
+        let address = Ipv4Addr::new(198, 19, 171, 5);
+        assert_eq!(network_of(address, 24), Ipv4Addr::new(198, 19, 171, 0));
+        assert_eq!(network_of(address, 15), Ipv4Addr::new(198, 18, 0, 0));
+        assert_eq!(network_of(address, 32), address);
+        assert_eq!(network_of(address, 0), Ipv4Addr::UNSPECIFIED);
+    }
+
+    #[test]
+    fn a_static_entry_is_used_and_never_resolved_again() {
+        for state in [NeighbourState::Permanent, NeighbourState::Noarp] {
+            assert!(usable_mac(&entry(state)).is_some());
+            assert!(!needs_resolution(Some(&entry(state)), true));
+        }
+    }
+
+    #[test]
+    fn a_failed_or_incomplete_entry_has_no_usable_address() {
+        for state in [NeighbourState::Failed, NeighbourState::Incomplete, NeighbourState::None] {
+            assert_eq!(usable_mac(&entry(state)), None);
+        }
+        assert!(needs_resolution(None, false));
+        assert!(needs_resolution(Some(&entry(NeighbourState::Stale)), true));
+        assert!(!needs_resolution(Some(&entry(NeighbourState::Stale)), false));
+    }
+}

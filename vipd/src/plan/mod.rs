@@ -1,0 +1,397 @@
+//! Turns what should be into steps: the difference between what the maps hold and what
+//! [`crate::failover`] wants. Pure; run after every event and once in a while, so that whatever an
+//! event missed is repaired.
+//!
+//! The order of the steps is the safety argument:
+//!
+//! 1. un-announce what goes away, then take services down;
+//! 2. prepare: interfaces, addresses, slots, services. Nothing of it carries a packet yet, and no
+//!    slot that ACTIVE names is written;
+//! 3. commit: CONFIRMED, then ACTIVE. A daemon that dies between the two finds the newer master in
+//!    CONFIRMED and finishes the flip;
+//! 4. announce what is up;
+//! 5. remove what nothing uses any more.
+//!
+//! A failover to a prepared replica is step 3 alone.
+
+mod actual;
+mod backend;
+mod problem;
+#[cfg(test)]
+mod proptests;
+mod slots;
+#[cfg(test)]
+mod tests;
+mod topology;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use vipd_common::addr::unmapped;
+use vipd_common::maps::{
+    Active, Address, Backend, Confirmed, ForwardMode, Interface, MAX_SERVICES, ServiceKey,
+    ServiceState,
+};
+
+pub use self::actual::{Actual, Step};
+pub use self::problem::{Problem, Unreachable};
+pub use self::topology::{Service, Topology, Vip};
+
+use self::backend::Route;
+use self::slots::Slots;
+use crate::config::Mode;
+use crate::failover::{Desired, Target};
+use crate::model::NextHop;
+
+/// What should be, from every part of the daemon.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// By `MasterId`: [`crate::failover::Failover::desired`].
+    pub desired: &'a [Desired],
+    /// By `MasterId`: nodes that may be promoted, whose slots are written beforehand. The present
+    /// target may be among them or not.
+    pub nodes: &'a [Vec<SocketAddr>],
+    /// How each node is reached now. One that isn't there isn't known (yet).
+    pub next_hops: &'a HashMap<Ipv4Addr, NextHop>,
+    /// Interfaces the program is attached to, by index.
+    pub interfaces: &'a BTreeMap<u32, Interface>,
+    /// VIPs that nobody else on the link holds (RFC 5227 probe passed).
+    pub may_announce: &'a BTreeSet<Ipv4Addr>,
+}
+
+/// What [`diff`] found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Plan {
+    /// To be applied in this order. Empty if the maps are as they should be.
+    pub steps: Vec<Step>,
+    /// Why something isn't as it should be, for status; the same ones until they are solved.
+    pub problems: Vec<Problem>,
+}
+
+/// The steps from `actual` to `wanted`. After all of them are applied, there are none left.
+///
+/// * A service keeps its index for as long as its key is configured, across restarts.
+/// * The generation rises exactly when the (address, port) that a service points at changes; a
+///   new MAC, route or source address is a new slot in the same generation.
+/// * A target that can't be reached on the link layer takes its service down rather than leave it
+///   with the old master. Only when the same node's MAC is momentarily unknown, ACTIVE stays.
+pub fn diff(topology: &Topology, wanted: &Wanted<'_>, actual: &Actual) -> Plan {
+    let mut problems = Vec::new();
+    let places = place(topology, wanted, actual, &mut problems);
+    // Targets first: should slots run out, replicas go without.
+    let backends: Vec<Backend> = places
+        .iter()
+        .filter_map(|place| place.target.and_then(|(_, backend)| backend.ok()))
+        .chain(places.iter().flat_map(|place| place.replicas.iter().copied()))
+        .collect();
+    let slots = Slots::assign(actual, &backends);
+    let lines: Vec<Line<'_>> = places
+        .into_iter()
+        .map(|place| Line { active: decide(&place, &slots, actual, &mut problems), place })
+        .collect();
+    let addresses = addresses(&lines, topology, wanted, actual);
+
+    let mut steps = Vec::new();
+    withdraw(&mut steps, &lines, &addresses, actual);
+    prepare(&mut steps, wanted, &lines, &addresses, &slots, actual);
+    commit(&mut steps, &lines, actual);
+    announce(&mut steps, &addresses, actual);
+    clean_up(&mut steps, wanted, &lines, &addresses, actual);
+    Plan { steps, problems }
+}
+
+/// A service that has an index.
+struct Place<'a> {
+    route: Route<'a>,
+    key: ServiceKey,
+    index: u32,
+    /// The master, and its slot's content.
+    target: Option<(Target, Result<Backend, Unreachable>)>,
+    announce: bool,
+    /// The slots to be written beforehand.
+    replicas: Vec<Backend>,
+}
+
+/// A service, and what ACTIVE must be for it.
+struct Line<'a> {
+    place: Place<'a>,
+    active: Active,
+}
+
+/// What a VIP shows to its link: taken away first, given last.
+const SHOWN: u32 = Address::ANNOUNCE | Address::ECHO;
+
+fn place<'a>(
+    topology: &'a Topology,
+    wanted: &'a Wanted<'a>,
+    actual: &Actual,
+    problems: &mut Vec<Problem>,
+) -> Vec<Place<'a>> {
+    let mut free = (0..MAX_SERVICES).filter({
+        let used: BTreeSet<u32> = actual.services.values().copied().collect();
+        move |index| !used.contains(index)
+    });
+    let mut places = Vec::new();
+    for (vip, service) in topology.services() {
+        let key = vip.key(service);
+        let Some(index) = actual.services.get(&key).copied().or_else(|| free.next()) else {
+            problems.push(Problem::NoIndex { service: vip.socket(service) });
+            continue;
+        };
+        let route = Route { topology, wanted, vip, service };
+        let desired = wanted.desired.get(service.master.0);
+        let target = desired.and_then(|desired| desired.target);
+        let mut resolve = |node, master| {
+            let backend = route.to(node);
+            if let Err(why) = backend {
+                let service = vip.socket(service);
+                problems.push(Problem::Unreachable { service, node, master, why });
+            }
+            backend
+        };
+        let nodes = wanted.nodes.get(service.master.0).map_or(&[][..], Vec::as_slice);
+        places.push(Place {
+            route,
+            key,
+            index,
+            target: target.map(|target| (target, resolve(target.addr, true))),
+            announce: desired.is_some_and(|desired| desired.announce),
+            replicas: nodes
+                .iter()
+                .filter(|node| target.is_none_or(|target| target.addr != **node))
+                .filter_map(|node| resolve(*node, false).ok())
+                .collect(),
+        });
+    }
+    places
+}
+
+/// What ACTIVE must be.
+fn decide(
+    place: &Place<'_>,
+    slots: &Slots,
+    actual: &Actual,
+    problems: &mut Vec<Problem>,
+) -> Active {
+    let active = actual.active(place.index);
+    let present = actual.backend(place.index);
+    let down = match active.state() {
+        ServiceState::Down => active,
+        // Slot and generation stay: what comes next depends on which node this was.
+        ServiceState::Up | ServiceState::Parked => {
+            Active::new(ServiceState::Down, active.slot(), active.generation())
+        }
+    };
+    let Some((target, backend)) = place.target else { return down };
+    let identity = place.route.identity(target.addr);
+    let same_node = present.is_some_and(|present| (present.addr, present.port) == identity);
+
+    match backend {
+        Ok(backend) => {
+            // A second slot with the same content is no reason to move.
+            let stays = present == Some(&backend);
+            let slot = if stays { Some(active.slot()) } else { slots.of(&backend) };
+            let Some(slot) = slot else {
+                let service = place.route.vip.socket(place.route.service);
+                problems.push(Problem::NoSlot { service, node: target.addr });
+                return down;
+            };
+            let generation = active.generation();
+            let generation = if same_node { generation } else { generation.wrapping_add(1).max(1) };
+            Active::new(ServiceState::Up, slot, generation)
+        }
+        Err(Unreachable::NextHopUnknown) if same_node && active.state() == ServiceState::Up => {
+            active
+        }
+        Err(
+            Unreachable::NextHopUnknown
+            | Unreachable::Ipv6
+            | Unreachable::NotAttached { .. }
+            | Unreachable::DsrThroughRouter { .. }
+            | Unreachable::DsrPort { .. },
+        ) => down,
+    }
+}
+
+/// What VIPS must hold.
+fn addresses(
+    lines: &[Line<'_>],
+    topology: &Topology,
+    wanted: &Wanted<'_>,
+    actual: &Actual,
+) -> BTreeMap<Ipv4Addr, Address> {
+    let mut flags: BTreeMap<Ipv4Addr, u32> = topology
+        .vips
+        .iter()
+        .map(|vip| match vip.mode {
+            Mode::Nat => (vip.addr, Address::NAT),
+            Mode::Dsr => (vip.addr, Address::DSR),
+        })
+        .collect();
+    for line in lines.iter().filter(|line| line.active.state() == ServiceState::Up) {
+        let vip = line.place.route.vip.addr;
+        let entry = flags.entry(vip).or_default();
+        *entry |= Address::ECHO;
+        if line.place.announce && wanted.may_announce.contains(&vip) {
+            *entry |= Address::ANNOUNCE;
+        }
+    }
+    for backend in lines.iter().flat_map(|line| line.backends(actual)) {
+        if backend.mode == ForwardMode::Nat as u32 {
+            flags.entry(Ipv4Addr::from(unmapped(backend.source))).or_insert(Address::SOURCE);
+        }
+    }
+    flags.into_iter().map(|(addr, flags)| (addr, Address { flags })).collect()
+}
+
+impl Line<'_> {
+    /// Every backend this service uses now or may use at the next failover.
+    fn backends(&self, actual: &Actual) -> impl Iterator<Item = Backend> {
+        let target = match self.place.target {
+            Some((_, Ok(backend))) => Some(backend),
+            // Its MAC is unknown for the moment and ACTIVE stays.
+            Some((_, Err(_))) if self.active.state() == ServiceState::Up => {
+                actual.backend(self.place.index).copied()
+            }
+            Some((_, Err(_))) | None => None,
+        };
+        target.into_iter().chain(self.place.replicas.iter().copied())
+    }
+}
+
+/// Step 1: nobody is told to come here any more, then what is left gets nowhere.
+fn withdraw(
+    steps: &mut Vec<Step>,
+    lines: &[Line<'_>],
+    addresses: &BTreeMap<Ipv4Addr, Address>,
+    actual: &Actual,
+) {
+    for (&addr, present) in &actual.addresses {
+        match addresses.get(&addr) {
+            Some(wanted) if present.has(SHOWN & !wanted.flags) => {
+                let flags = present.flags & !(SHOWN & !wanted.flags);
+                steps.push(Step::PutAddress { addr, address: Address { flags } });
+            }
+            Some(_) => {}
+            None if present.has(Address::VIRTUAL) => steps.push(Step::RemoveAddress { addr }),
+            None => {}
+        }
+    }
+    for line in lines {
+        let (service, active) = (line.place.index, line.active);
+        if active.state() == ServiceState::Down && active != actual.active(service) {
+            steps.push(Step::SetActive { service, active });
+        }
+    }
+    for (_, service) in removed(lines, actual) {
+        let active = actual.active(service);
+        match active.state() {
+            ServiceState::Down => {}
+            ServiceState::Up | ServiceState::Parked => {
+                let active = Active::new(ServiceState::Down, active.slot(), active.generation());
+                steps.push(Step::SetActive { service, active });
+            }
+        }
+    }
+}
+
+/// Step 2: everything that is slow or comes in several parts.
+fn prepare(
+    steps: &mut Vec<Step>,
+    wanted: &Wanted<'_>,
+    lines: &[Line<'_>],
+    addresses: &BTreeMap<Ipv4Addr, Address>,
+    slots: &Slots,
+    actual: &Actual,
+) {
+    for (&ifindex, &interface) in wanted.interfaces {
+        if actual.interfaces.get(&ifindex) != Some(&interface) {
+            steps.push(Step::PutInterface { ifindex, interface });
+        }
+    }
+    for (&addr, wanted) in addresses {
+        let present = actual.addresses.get(&addr);
+        if present.is_none_or(|present| (present.flags ^ wanted.flags) & !SHOWN != 0) {
+            let shown = present.map_or(0, |present| present.flags) & SHOWN;
+            let flags = wanted.flags & (shown | !SHOWN);
+            steps.push(Step::PutAddress { addr, address: Address { flags } });
+        }
+    }
+    for &(slot, backend) in &slots.writes {
+        steps.push(Step::WriteSlot { slot, backend });
+    }
+    for line in lines {
+        let Place { key, index, .. } = line.place;
+        if !actual.services.contains_key(&key) {
+            // What an earlier owner of the index left must not be taken for this one's.
+            if actual.confirmed(index) != Confirmed::default() {
+                let confirmed = Confirmed::default();
+                steps.push(Step::SetConfirmed { service: index, confirmed });
+            }
+            steps.push(Step::PutService { key, index });
+        }
+    }
+}
+
+/// Step 3: the cutover.
+fn commit(steps: &mut Vec<Step>, lines: &[Line<'_>], actual: &Actual) {
+    for line in lines {
+        let service = line.place.index;
+        let Some((target, _)) = line.place.target else { continue };
+        let confirmed = topology::confirmed(target);
+        // A new service's was erased before.
+        let is_new = !actual.services.contains_key(&line.place.key);
+        if is_new || actual.confirmed(service) != confirmed {
+            steps.push(Step::SetConfirmed { service, confirmed });
+        }
+    }
+    for line in lines {
+        let (service, active) = (line.place.index, line.active);
+        if active.state() == ServiceState::Up && active != actual.active(service) {
+            steps.push(Step::SetActive { service, active });
+        }
+    }
+}
+
+/// Step 4.
+fn announce(steps: &mut Vec<Step>, addresses: &BTreeMap<Ipv4Addr, Address>, actual: &Actual) {
+    for (&addr, &address) in addresses {
+        let shown = actual.addresses.get(&addr).map_or(0, |present| present.flags) & SHOWN;
+        if address.has(SHOWN & !shown) {
+            steps.push(Step::PutAddress { addr, address });
+        }
+    }
+}
+
+/// Step 5: what nothing names any more.
+fn clean_up(
+    steps: &mut Vec<Step>,
+    wanted: &Wanted<'_>,
+    lines: &[Line<'_>],
+    addresses: &BTreeMap<Ipv4Addr, Address>,
+    actual: &Actual,
+) {
+    for (key, service) in removed(lines, actual) {
+        if actual.confirmed(service) != Confirmed::default() {
+            steps.push(Step::SetConfirmed { service, confirmed: Confirmed::default() });
+        }
+        steps.push(Step::RemoveService { key });
+    }
+    for (&addr, present) in &actual.addresses {
+        if !addresses.contains_key(&addr) && !present.has(Address::VIRTUAL) {
+            steps.push(Step::RemoveAddress { addr });
+        }
+    }
+    for &ifindex in actual.interfaces.keys() {
+        if !wanted.interfaces.contains_key(&ifindex) {
+            steps.push(Step::RemoveInterface { ifindex });
+        }
+    }
+}
+
+/// Services in the maps that are not configured any more, with their indexes.
+fn removed(lines: &[Line<'_>], actual: &Actual) -> Vec<(ServiceKey, u32)> {
+    let configured: BTreeSet<ServiceKey> = lines.iter().map(|line| line.place.key).collect();
+    let services = actual.services.iter().map(|(&key, &index)| (key, index));
+    services.filter(|(key, _)| !configured.contains(key)).collect()
+}

@@ -1,0 +1,109 @@
+//! Why the maps can't be as they should.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use vipd_common::maps::{MAX_SERVICES, MAX_SLOTS};
+
+/// Something that [`super::diff`] can't put into the maps. It comes with every diff until it is
+/// solved.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Problem {
+    /// No packet can be sent to a node for a service.
+    Unreachable {
+        /// VIP and port.
+        service: SocketAddrV4,
+        /// The Redis node.
+        node: SocketAddr,
+        /// Whether it is the master. If not, only a failover to it would suffer.
+        master: bool,
+        /// Why.
+        why: Unreachable,
+    },
+    /// The services table is full.
+    NoIndex {
+        /// VIP and port.
+        service: SocketAddrV4,
+    },
+    /// The table of backends is full.
+    NoSlot {
+        /// VIP and port.
+        service: SocketAddrV4,
+        /// The Redis node.
+        node: SocketAddr,
+    },
+}
+
+/// Why no packet can be sent to a node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Unreachable {
+    /// Its address is IPv6.
+    Ipv6,
+    /// No route, or no answer to ARP.
+    NextHopUnknown,
+    /// The way there is by an interface that the program is not attached to.
+    NotAttached {
+        /// That interface's index.
+        ifindex: u32,
+    },
+    /// `dsr`, but the node isn't on the link: a router would not know the VIP.
+    DsrThroughRouter {
+        /// The router.
+        router: Ipv4Addr,
+    },
+    /// `dsr`, which leaves ports as they are, but the node listens on another one.
+    DsrPort {
+        /// The node's port.
+        listens: u16,
+    },
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable { service, node, master, why } => {
+                let what = if *master { "the master" } else { "the replica" };
+                write!(f, "{service} can't reach {what} {node}: {why}")
+            }
+            Self::NoIndex { service } => write!(
+                f,
+                "{service} has no place: at most {MAX_SERVICES} services; remove some, or run a \
+                 second vipd on other interfaces"
+            ),
+            Self::NoSlot { service, node } => write!(
+                f,
+                "{service} has no place for {node}: at most {MAX_SLOTS} pairs of service and node; \
+                 remove services, or run a second vipd on other interfaces"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ipv6 => f.write_str(
+                "an IPv4 VIP carries traffic to IPv4 nodes only; let it announce an IPv4 address \
+                 (replica-announce-ip, sentinel announce-ip)",
+            ),
+            Self::NextHopUnknown => f.write_str(
+                "no route to it, or nobody answers ARP for it; see `ip route get` and `ip neigh`",
+            ),
+            Self::NotAttached { ifindex } => write!(
+                f,
+                "the route leads to interface index {ifindex}, which vipd is not attached to; add \
+                 it to `interfaces`"
+            ),
+            Self::DsrThroughRouter { router } => write!(
+                f,
+                "it is behind the router {router}, and mode \"dsr\" needs it on the same link; use \
+                 mode \"nat\""
+            ),
+            Self::DsrPort { listens } => write!(
+                f,
+                "it listens on port {listens}, and mode \"dsr\" can't translate ports; use the \
+                 same port on the VIP, or mode \"nat\""
+            ),
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! One Sentinel, followed for as long as the task lives.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use redis::aio::{PubSubSink, PubSubStream};
+use redis::{Pipeline, pipe};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use super::reply::{self, Kind, Named, PATTERNS, Peer, Sandwich};
+use super::roster::Word;
+use super::wanted::Wanted;
+use super::{DEADLINES, Replica, Report, Sighting, View};
+use crate::clock::Monotonic;
+use crate::config::Endpoint;
+use crate::connect::{Backoff, Dialer, Error, Phase, Requests, checked, info_field, text};
+use crate::model::{MasterId, SentinelId};
+use crate::resolve::Resolver;
+
+/// Everything is read again this often, whatever was published.
+const LEVEL: Duration = Duration::from_secs(1);
+/// Delays between attempts to connect.
+const RECONNECT: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+/// Masters asked about in one write.
+const CHUNK: usize = 16;
+/// A sandwich that something slipped into is read again this often, before the next event or
+/// second brings the next attempt.
+const TORN_ATTEMPTS: usize = 3;
+
+/// What all followers share.
+pub(super) struct Context {
+    pub(super) dialer: Dialer,
+    /// By [`MasterId`].
+    pub(super) masters: Vec<String>,
+    pub(super) resolver: Resolver,
+    pub(super) reports: mpsc::Sender<Report>,
+}
+
+/// Follows one Sentinel. Returns only when nobody listens to the reports any more.
+pub(super) async fn run(
+    context: Arc<Context>,
+    id: SentinelId,
+    endpoint: Endpoint,
+    roster: mpsc::Sender<Word>,
+) {
+    let follower = Follower { context, id, endpoint, roster };
+    let mut backoff = RECONNECT;
+    let mut reported = None;
+    while !follower.context.reports.is_closed() {
+        let mut was_up = false;
+        let error = match follower.session(&mut was_up).await {
+            Err(Stop::Lost(error)) => error,
+            Err(Stop::Unheard) => return,
+            Ok(never) => match never {},
+        };
+        if was_up {
+            backoff.reset();
+            reported = None;
+        }
+        if reported.as_ref() != Some(&error) {
+            reported = Some(error.clone());
+            let report = Report::Lost { sentinel: follower.id, error };
+            if follower.tell(report).await.is_err() {
+                return;
+            }
+        }
+        sleep(backoff.delay()).await;
+    }
+}
+
+struct Follower {
+    context: Arc<Context>,
+    id: SentinelId,
+    endpoint: Endpoint,
+    roster: mpsc::Sender<Word>,
+}
+
+/// Why a session ended.
+enum Stop {
+    /// The Sentinel is lost.
+    Lost(Error),
+    /// Nobody listens any more.
+    Unheard,
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Lost(error)
+    }
+}
+
+enum Never {}
+
+/// What is to be read of a connected Sentinel, and what was last reported.
+#[derive(Default)]
+struct Session {
+    claims: Wanted,
+    rest: Wanted,
+    views: Mutex<BTreeMap<MasterId, View>>,
+    nodes: Mutex<BTreeMap<MasterId, Vec<Replica>>>,
+}
+
+impl Follower {
+    /// Connects, subscribes, reads everything, and goes on until the Sentinel is lost.
+    async fn session(&self, was_up: &mut bool) -> Result<Never, Stop> {
+        let Endpoint { host, port } = &self.endpoint;
+        let addr = self.context.resolver.refresh(host, *port).await?;
+        let dialer = &self.context.dialer;
+        let (mut link, (sink, stream)) = tokio::try_join!(dialer.requests(host, addr), async {
+            let mut subscriptions = dialer.subscriptions(host, addr).await?;
+            within(subscriptions.psubscribe(&PATTERNS[..])).await?;
+            Ok(subscriptions.split())
+        })?;
+        let requests = link.requests().clone();
+        self.introduce(&requests, addr).await?;
+        *was_up = true;
+
+        // Subscribed first, read afterwards: nothing falls in between.
+        let session = Session::default();
+        tokio::select! {
+            result = self.listen(stream, &session) => result,
+            result = self.read_claims(&requests, &session) => result,
+            result = self.read_rest(&requests, &session) => result,
+            result = heartbeat(sink) => result,
+            () = link.closed() => Err(Error::Closed(Phase::Answer).into()),
+        }
+    }
+
+    /// Finds out which Sentinel this is, and tells the roster.
+    async fn introduce(&self, requests: &Requests, addr: SocketAddr) -> Result<(), Stop> {
+        let mut question = Pipeline::new();
+        question.cmd("SENTINEL").arg("MYID");
+        let answer = requests.send(&question).await?.into_iter().next().map(checked);
+        let run_id = match answer {
+            Some(Ok(value)) => text(&value).unwrap_or_default().to_owned(),
+            // Before Redis 6.2 there is no MYID; that is no reason not to follow.
+            Some(Err(Error::Server(_))) | None => String::new(),
+            Some(Err(error)) => return Err(error.into()),
+        };
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let word = Word::Identity { sentinel: self.id, run_id: run_id.clone(), addr, reply };
+        self.roster.send(word).await.map_err(|_| Stop::Unheard)?;
+        if let Some(other) = answer.await.map_err(|_| Stop::Unheard)? {
+            return Err(Error::SameAs(other.to_string()).into());
+        }
+        self.tell(Report::Up { sentinel: self.id, addr, run_id }).await
+    }
+
+    /// Turns events into reasons to read, and so does the passing of time.
+    async fn listen(&self, stream: PubSubStream, session: &Session) -> Result<Never, Stop> {
+        let mut stream = pin!(stream);
+        let mut level = interval(LEVEL);
+        level.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let message = tokio::select! {
+                message = stream.next() => message,
+                _ = level.tick() => {
+                    session.claims.routine(self.all_masters());
+                    session.rest.routine(self.all_masters());
+                    continue;
+                }
+            };
+            let at = Monotonic::now();
+            let message = message.ok_or(Error::Closed(Phase::Answer))?;
+            let payload: String = message.get_payload().unwrap_or_default();
+            let Some(event) = reply::event(message.get_channel_name(), &payload) else {
+                tracing::debug!(sentinel = %self.endpoint, ?payload, "event not understood");
+                continue;
+            };
+            let Some(name) = event.master else {
+                session.claims.urgent(self.all_masters());
+                session.rest.urgent(self.all_masters());
+                continue;
+            };
+            let Some(master) = self.context.masters.iter().position(|known| known == name) else {
+                continue;
+            };
+            let master = MasterId(master);
+            session.claims.urgent([master]);
+            if matches!(event.kind, Kind::Topology | Kind::SwitchMaster | Kind::End) {
+                session.rest.urgent([master]);
+            }
+            if let Some(what) = self.sighting(event.kind, event.node).await {
+                self.tell(Report::Seen { sentinel: self.id, master, what, at }).await?;
+            }
+        }
+    }
+
+    async fn sighting(&self, kind: Kind, node: Option<Named>) -> Option<Sighting> {
+        // Replicas' names were resolved when they were first read.
+        let addr = match node {
+            Some(Named { host, port }) => self.context.resolver.resolve(&host, port).await.ok(),
+            None => None,
+        };
+        match kind {
+            Kind::Sdown => Some(Sighting::Sdown),
+            Kind::Odown => Some(Sighting::Odown),
+            Kind::Selected => Some(Sighting::Selected(addr)),
+            Kind::Promoting => Some(Sighting::Promoting(addr)),
+            Kind::Promoted => Some(Sighting::Promoted(addr)),
+            Kind::SwitchMaster => Some(Sighting::SwitchMaster),
+            Kind::End => Some(Sighting::End),
+            Kind::Aborted => Some(Sighting::Aborted),
+            Kind::Topology | Kind::Other => None,
+        }
+    }
+
+    /// Reads claims, whenever they are wanted.
+    async fn read_claims(&self, requests: &Requests, session: &Session) -> Result<Never, Stop> {
+        loop {
+            let mut masters = session.claims.next(CHUNK).await;
+            for _ in 0..TORN_ATTEMPTS {
+                masters = self.read_claims_of(&masters, requests, session).await?;
+                if masters.is_empty() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Reads and reports the claims of these masters; returns those that were torn.
+    async fn read_claims_of(
+        &self,
+        masters: &[MasterId],
+        requests: &Requests,
+        session: &Session,
+    ) -> Result<Vec<MasterId>, Stop> {
+        let mut questions = pipe();
+        for &master in masters {
+            let name = self.name(master);
+            questions.cmd("SENTINEL").arg("MASTER").arg(name);
+            questions.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(name);
+            questions.cmd("SENTINEL").arg("MASTER").arg(name);
+        }
+        let mut answers = requests.send(&questions).await?.into_iter();
+        let mut torn = Vec::new();
+        for &master in masters {
+            let (Some(before), Some(address), Some(after)) =
+                (answers.next(), answers.next(), answers.next())
+            else {
+                return Err(Error::Protocol("an answer is missing".into()).into());
+            };
+            match reply::sandwich(before, address, after)? {
+                Sandwich::Torn => torn.push(master),
+                Sandwich::Unknown => {
+                    self.tell(Report::UnknownMaster { sentinel: self.id, master }).await?;
+                }
+                Sandwich::Claim { node, epoch, view } => {
+                    let addr = self.context.resolver.resolve(&node.host, node.port).await;
+                    let sentinel = self.id;
+                    self.tell(match addr {
+                        Ok(addr) => Report::Claim { sentinel, master, addr, epoch },
+                        Err(error) => Report::Unresolvable { sentinel, master, error },
+                    })
+                    .await?;
+                    if changed(&session.views, master, &view) {
+                        self.tell(Report::View { sentinel, master, view }).await?;
+                    }
+                }
+            }
+        }
+        Ok(torn)
+    }
+
+    /// Reads what is not urgent: replicas, other Sentinels, TILT.
+    async fn read_rest(&self, requests: &Requests, session: &Session) -> Result<Never, Stop> {
+        let mut last_tilt = false;
+        loop {
+            // One at a time, so that a claim never waits behind more than one of these.
+            for master in session.rest.next(1).await {
+                let name = self.name(master);
+                let mut questions = pipe();
+                questions.cmd("SENTINEL").arg("REPLICAS").arg(name);
+                questions.cmd("SENTINEL").arg("SENTINELS").arg(name);
+                questions.cmd("INFO").arg("sentinel");
+                let mut answers = requests.send(&questions).await?.into_iter().map(checked);
+                let (replicas, peers, info) = (answers.next(), answers.next(), answers.next());
+                if let (Some(Ok(replicas)), Some(Ok(peers))) = (replicas, peers) {
+                    self.report_nodes(master, reply::replicas(replicas)?, session).await?;
+                    self.report_peers(master, reply::peers(peers)?).await?;
+                }
+                let tilt = match info.transpose() {
+                    Ok(Some(value)) => {
+                        text(&value).and_then(|info| info_field(info, "sentinel_tilt")) == Some("1")
+                    }
+                    // INFO may be forbidden; it is for people only.
+                    Ok(None) | Err(_) => false,
+                };
+                if tilt != last_tilt {
+                    last_tilt = tilt;
+                    self.tell(Report::Tilt { sentinel: self.id, tilt }).await?;
+                }
+            }
+        }
+    }
+
+    async fn report_nodes(
+        &self,
+        master: MasterId,
+        replicas: Vec<(Named, reply::Unplaced)>,
+        session: &Session,
+    ) -> Result<(), Stop> {
+        let resolved = join_all(replicas.into_iter().map(|(node, replica)| async move {
+            let addr = self.context.resolver.refresh(&node.host, node.port).await;
+            addr.map(|addr| replica.at(addr)).map_err(|error| (node, error))
+        }));
+        let mut replicas = Vec::new();
+        for replica in resolved.await {
+            match replica {
+                Ok(replica) => replicas.push(replica),
+                Err((node, error)) => {
+                    tracing::debug!(sentinel = %self.endpoint, host = node.host, %error, "replica");
+                }
+            }
+        }
+        if changed(&session.nodes, master, &replicas) {
+            self.tell(Report::Nodes { sentinel: self.id, master, replicas }).await?;
+        }
+        Ok(())
+    }
+
+    async fn report_peers(&self, master: MasterId, peers: Vec<Peer>) -> Result<(), Stop> {
+        let word = Word::Peers { sentinel: self.id, master, peers };
+        self.roster.send(word).await.map_err(|_| Stop::Unheard)
+    }
+
+    async fn tell(&self, report: Report) -> Result<(), Stop> {
+        self.context.reports.send(report).await.map_err(|_| Stop::Unheard)
+    }
+
+    fn name(&self, master: MasterId) -> &str {
+        &self.context.masters[master.0]
+    }
+
+    fn all_masters(&self) -> impl Iterator<Item = MasterId> + use<> {
+        (0..self.context.masters.len()).map(MasterId)
+    }
+}
+
+/// Asks for a sign of life on the subscribed connection, which is silent otherwise.
+async fn heartbeat(mut sink: PubSubSink) -> Result<Never, Stop> {
+    loop {
+        sleep(LEVEL).await;
+        within(sink.ping::<redis::Value>()).await?;
+    }
+}
+
+pub(super) async fn within<T>(
+    request: impl Future<Output = redis::RedisResult<T>>,
+) -> Result<T, Error> {
+    match timeout(DEADLINES.answer, request).await {
+        Ok(result) => {
+            result.map_err(|error| Error::from_redis(&error, Phase::Answer, DEADLINES.answer))
+        }
+        Err(_) => Err(Error::Timeout { during: Phase::Answer, after: DEADLINES.answer }),
+    }
+}
+
+/// Remembers the value; whether it differs from the one before.
+fn changed<T: Clone + PartialEq>(
+    last: &Mutex<BTreeMap<MasterId, T>>,
+    master: MasterId,
+    value: &T,
+) -> bool {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.get(&master) == Some(value) {
+        return false;
+    }
+    last.insert(master, value.clone());
+    true
+}

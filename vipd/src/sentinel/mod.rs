@@ -1,0 +1,218 @@
+//! Follows every Sentinel, the configured ones and those they name, and reports what they say.
+//!
+//! One task a Sentinel ([`follow`]) holds two connections: one subscribed to its events, one for
+//! questions. An event is only ever a reason to ask: decisions come from what is read afterwards.
+//! Each Sentinel is asked again at once on every event, each second anyway, and after every
+//! (re)connection, so that a lost event costs a second at most.
+//!
+//! **A claim is a consistent pair.** While the leader reconfigures replicas, its `SENTINEL MASTER`
+//! shows the new config-epoch beside the old address. `SENTINEL GET-MASTER-ADDR-BY-NAME` switches
+//! to the promoted replica in the very step that raises the epoch (sentinel.c:
+//! `sentinelGetCurrentMasterAddress` looks at `failover_state`, which `sentinelRefreshInstanceInfo`
+//! sets together with `config_epoch`). So the epoch of the former is paired with the address of
+//! the latter, and only if the epoch was the same before and after ([`reply::sandwich`]).
+
+mod follow;
+mod inspect;
+pub mod reply;
+mod roster;
+mod wanted;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+pub use inspect::{Answer, Inspection, KnownMaster, MasterAnswer, inspect};
+pub use reply::Replica;
+
+use crate::clock::Monotonic;
+use crate::config::{Config, Endpoint};
+use crate::connect::{Deadlines, Dialer, Error, SetupError};
+use crate::model::{Epoch, MasterId, SentinelId};
+use crate::resolve::Resolver;
+
+/// How long a Sentinel may take. One that accepts connections and never answers is lost within
+/// three seconds.
+pub const DEADLINES: Deadlines = Deadlines {
+    connect: Duration::from_secs(1),
+    login: Duration::from_secs(2),
+    answer: Duration::from_secs(2),
+};
+
+/// What one Sentinel says, or that it is silent.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Report {
+    /// It is connected, and about to say everything it knows.
+    Up {
+        /// Which one.
+        sentinel: SentinelId,
+        /// Where it was found.
+        addr: SocketAddr,
+        /// `SENTINEL MYID`; empty before Redis 6.2.
+        run_id: String,
+    },
+    /// The master that it names, with the config-epoch that belongs to it. Repeated each second.
+    Claim {
+        /// Who says so.
+        sentinel: SentinelId,
+        /// Of which master name.
+        master: MasterId,
+        /// The node.
+        addr: SocketAddr,
+        /// Its config-epoch.
+        epoch: Epoch,
+    },
+    /// It answers, but doesn't know that name. Repeated each second.
+    UnknownMaster {
+        /// Who says so.
+        sentinel: SentinelId,
+        /// Which name.
+        master: MasterId,
+    },
+    /// It names a master by a host name that has no address.
+    Unresolvable {
+        /// Who says so.
+        sentinel: SentinelId,
+        /// Of which master name.
+        master: MasterId,
+        /// Why there is no address.
+        error: Error,
+    },
+    /// It is not connected (any more): what it said no longer counts. Once a loss, and again when
+    /// the reason changes.
+    Lost {
+        /// Which one.
+        sentinel: SentinelId,
+        /// Why.
+        error: Error,
+    },
+    /// An event that it published.
+    Seen {
+        /// Who published it.
+        sentinel: SentinelId,
+        /// About which master.
+        master: MasterId,
+        /// What happened.
+        what: Sighting,
+        /// When vipd received it.
+        at: Monotonic,
+    },
+    /// The replicas that it knows, with an address each. Sent when they change.
+    Nodes {
+        /// Who says so.
+        sentinel: SentinelId,
+        /// Of which master name.
+        master: MasterId,
+        /// In no particular order.
+        replicas: Vec<Replica>,
+    },
+    /// How it sees a master, for people. Sent when it changes.
+    View {
+        /// Who says so.
+        sentinel: SentinelId,
+        /// Of which master name.
+        master: MasterId,
+        /// What it sees.
+        view: View,
+    },
+    /// It has entered or left TILT: it still answers, but takes no part in failovers.
+    Tilt {
+        /// Which one.
+        sentinel: SentinelId,
+        /// Entered.
+        tilt: bool,
+    },
+    /// Another Sentinel, named by those followed, is followed from now on.
+    Found {
+        /// Its number: at or above the number of configured ones; free again after `Forgotten`.
+        sentinel: SentinelId,
+        /// Where it is.
+        endpoint: Endpoint,
+    },
+    /// Nobody names that one any more; it is not followed from now on.
+    Forgotten {
+        /// A number that `Found` gave.
+        sentinel: SentinelId,
+    },
+}
+
+/// What a Sentinel's event says has happened to a master.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sighting {
+    /// `+sdown master`: that Sentinel can't reach it.
+    Sdown,
+    /// `+odown`: a quorum can't.
+    Odown,
+    /// `+selected-slave`: the leader has chosen this replica.
+    Selected(Option<SocketAddr>),
+    /// `+failover-state-wait-promotion`: SLAVEOF NO ONE was sent to this replica.
+    Promoting(Option<SocketAddr>),
+    /// `+promoted-slave`: the leader has seen the replica call itself master.
+    Promoted(Option<SocketAddr>),
+    /// `+switch-master`: that Sentinel's configuration has changed.
+    SwitchMaster,
+    /// `+failover-end`, also by timeout: the replicas follow the new master.
+    End,
+    /// `-failover-abort-*`: there will be no new master from this attempt.
+    Aborted,
+}
+
+/// How one Sentinel sees a master.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct View {
+    /// Sentinels that must agree that it is down.
+    pub quorum: u32,
+    /// Replicas that it knows.
+    pub replicas: u32,
+    /// Sentinels that it knows, without itself.
+    pub other_sentinels: u32,
+    /// Silence after which it calls the master down.
+    pub down_after: Duration,
+    /// `master`, `s_down`, `o_down`, `failover_in_progress`, …, as it says them.
+    pub flags: String,
+}
+
+/// The tasks that follow the Sentinels. They end when this is dropped.
+#[derive(Debug)]
+pub struct Followers {
+    roster: JoinHandle<()>,
+}
+
+impl Followers {
+    /// Follows the Sentinels of a validated configuration. `reports` should hold some hundred: a
+    /// follower waits while it is full.
+    ///
+    /// # Errors
+    ///
+    /// The password file or a TLS file can't be used.
+    pub fn spawn(
+        config: &Config,
+        resolver: Resolver,
+        reports: mpsc::Sender<Report>,
+    ) -> Result<Self, SetupError> {
+        let context = Arc::new(follow::Context {
+            dialer: Dialer::new(&config.sentinel.login, DEADLINES)?,
+            masters: config.masters().into_iter().map(str::to_owned).collect(),
+            resolver,
+            reports,
+        });
+        let endpoints = config.sentinel.endpoints.clone();
+        Ok(Self { roster: tokio::spawn(roster::run(context, endpoints)) })
+    }
+
+    /// Closes all connections, and returns when they are closed.
+    pub async fn shutdown(mut self) {
+        self.roster.abort();
+        // Its only results are cancellation and a panic that was reported already.
+        let _ = (&mut self.roster).await;
+    }
+}
+
+impl Drop for Followers {
+    fn drop(&mut self) {
+        self.roster.abort();
+    }
+}

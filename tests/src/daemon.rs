@@ -101,10 +101,12 @@ impl Daemon {
         command.arg("--config").arg(&self.config);
         let mut process = Process::start("vipd", &mut command, &self.log)?;
         let pid = process.pid();
-        wait_until("vipd answers `vipd status`", PATIENCE, || {
-            process.must_run()?;
-            Ok(self.status()?.pid == pid)
-        })?;
+        wait_for("vipd answers `vipd status`", PATIENCE, || {
+            if let Err(ended) = process.must_run() {
+                return Ok(Some(Err(ended)));
+            }
+            Ok((self.status()?.pid == pid).then_some(Ok(())))
+        })??;
         self.process = Some(process);
         Ok(())
     }

@@ -110,13 +110,15 @@ impl RedisNode {
         command.arg(self.directory.join("redis.conf"));
         let mut process = Process::start(&self.name, &mut command, &log)?;
         let answers = wait_for(format_args!("{} answers", self.name), PATIENCE, || {
-            process.must_run()?;
+            if let Err(ended) = process.must_run() {
+                return Ok(Some(Err(ended)));
+            }
             let mut connection = self.connect()?;
             let run_id = client::run_id(&mut connection)?;
             let _ready: Value = redis::cmd("PING").query(&mut connection)?;
-            Ok(Some(run_id))
+            Ok(Some(Ok(run_id)))
         });
-        self.run_id = answers?;
+        self.run_id = answers??;
         self.process = Some(process);
         Ok(())
     }

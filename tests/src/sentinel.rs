@@ -98,9 +98,11 @@ impl Sentinel {
         command.arg(self.directory.join("sentinel.conf"));
         let mut process = Process::start(&self.name, &mut command, &log)?;
         wait_for(format_args!("{} answers", self.name), PATIENCE, || {
-            process.must_run()?;
-            self.ask::<Value>(&["PING"]).map(Some)
-        })?;
+            if let Err(ended) = process.must_run() {
+                return Ok(Some(Err(ended)));
+            }
+            self.ask::<Value>(&["PING"]).map(|_pong| Some(Ok(())))
+        })??;
         self.process = Some(process);
         Ok(())
     }

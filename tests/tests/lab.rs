@@ -16,7 +16,9 @@ fn sentinel_fails_over_by_itself_and_the_old_master_is_taken_back() -> Result<()
     wait_until("another node is master", PATIENCE, || Ok(lab.master()? != old))?;
     lab.nodes[old].start()?;
     ensure!(lab.nodes[old].role()? == Role::Master, "a restarted master first says it is one");
-    lab.wait_settled()
+    wait_until("Sentinel has made it a replica", PATIENCE, || {
+        Ok(lab.nodes[old].role()? == Role::Replica { in_sync: true })
+    })
 }
 
 #[test]

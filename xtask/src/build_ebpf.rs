@@ -14,7 +14,7 @@ pub fn run() -> Result<()> {
     setup::ensure_bpf()?;
     let toolchain = BpfToolchain::find().ok_or_else(toolchain::missing)?;
     let target = workspace::target().join("bpf-build");
-    println!("build-ebpf: {toolchain}");
+    eprintln!("build-ebpf: {toolchain}");
     command::run(
         toolchain
             .cargo_build()?
@@ -25,7 +25,7 @@ pub fn run() -> Result<()> {
     let built = target.join(TARGET).join("release/vipd-ebpf");
     let object = workspace::ebpf_object();
     publish(&built, &object)?;
-    println!("build-ebpf: {}", object.display());
+    eprintln!("build-ebpf: {}", object.display());
     Ok(())
 }
 

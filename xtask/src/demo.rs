@@ -1,11 +1,46 @@
-//! `cargo xtask demo`
+//! `cargo xtask demo`: watch a failover.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use clap::ValueEnum;
 
-/// Watch a failover: real Redis and Sentinels in namespaces, vipd, and a client that writes.
+use crate::{command, lab_program};
+
+/// Watch a failover: real Redis and Sentinels in network namespaces, vipd, and clients that write.
 #[derive(clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// How vipd carries the VIP's traffic.
+    #[arg(long, value_enum, default_value = "nat")]
+    mode: Mode,
+    /// Print one JSON object instead of the story.
+    #[arg(long)]
+    json: bool,
+}
 
-pub fn run(_: &Arguments) -> Result<()> {
-    bail!("not yet")
+/// vipd's modes, by their names in its configuration.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Mode {
+    /// Full NAT: the Redis hosts need no set-up at all.
+    Nat,
+    /// Direct server return: replies go straight to the client.
+    Dsr,
+}
+
+impl Mode {
+    /// The name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nat => "nat",
+            Self::Dsr => "dsr",
+        }
+    }
+}
+
+/// Builds everything and raises the curtain.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let mut program = lab_program::prepare()?;
+    program.args(["demo", "--mode", arguments.mode.name()]);
+    if arguments.json {
+        program.arg("--json");
+    }
+    command::run(&mut program)
 }

@@ -1,10 +1,13 @@
 //! `cargo xtask VERB`: everything that vipd's build, tests and demo need, one file per verb.
+//!
+//! Progress goes to standard error, results to standard output.
 
 mod build_ebpf;
 mod ci;
 mod command;
 mod demo;
 mod lab;
+mod lab_program;
 mod requirements;
 mod setup;
 mod test;
@@ -27,9 +30,11 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Verb {
     Setup(setup::Arguments),
+    /// Build the eBPF object that vipd embeds.
     BuildEbpf,
     Demo(demo::Arguments),
     Test(test::Arguments),
+    /// What must hold before a change lands: `test`, with no check left out.
     Ci,
     #[command(subcommand)]
     Lab(lab::Arguments),

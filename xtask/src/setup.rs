@@ -30,13 +30,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     ensure(scope)?;
     for component in ["rustfmt", "clippy"] {
         if !has_component(component) {
-            println!(
+            eprintln!(
                 "setup: cargo {component} is missing, which `cargo xtask test` needs: \
                  rustup component add {component}"
             );
         }
     }
-    println!("setup: everything is there");
+    eprintln!("setup: everything is there");
     Ok(())
 }
 
@@ -79,9 +79,9 @@ fn install_packages(scope: Scope) -> Result<()> {
             }
         );
     }
-    println!("setup: installing Debian packages:");
+    eprintln!("setup: installing Debian packages:");
     for requirement in &missing {
-        println!("  {:<48} {}", requirement.packages.join(" "), requirement.why);
+        eprintln!("  {:<48} {}", requirement.packages.join(" "), requirement.why);
     }
     let services_before = REDIS_SERVICES.map(is_service_installed);
     apt_get(&["update", "-qq"])?;
@@ -111,13 +111,16 @@ fn apt_get(arguments: &[&str]) -> Result<()> {
     let mut outcome = Ok(());
     for attempt in 1..=APT_TRIES {
         outcome = command::run(
-            as_root("apt-get")?.env("DEBIAN_FRONTEND", "noninteractive").args(arguments),
+            as_root("apt-get")?
+                .env("DEBIAN_FRONTEND", "noninteractive")
+                .args(arguments)
+                .stdout(std::io::stderr()),
         );
         if outcome.is_ok() {
             return Ok(());
         }
         if attempt < APT_TRIES {
-            println!("setup: apt-get failed, trying again ({attempt} of {APT_TRIES})");
+            eprintln!("setup: apt-get failed, trying again ({attempt} of {APT_TRIES})");
             thread::sleep(Duration::from_secs(3));
         }
     }
@@ -143,7 +146,7 @@ fn is_service_installed(service: &str) -> bool {
 /// Debian starts a Redis on port 6379 with the package. Nobody asked for that one: the lab starts
 /// its own in namespaces.
 fn stop_service(service: &str) {
-    println!("setup: {service} is not to run as a service; stopping and disabling it");
+    eprintln!("setup: {service} is not to run as a service; stopping and disabling it");
     let stopped = if Path::new("/run/systemd/system").exists() {
         as_root("systemctl").and_then(|mut it| command::run(it.args(["disable", "--now", service])))
     } else {
@@ -154,7 +157,7 @@ fn stop_service(service: &str) {
         stop.and(disable).map(drop)
     };
     if let Err(error) = stopped {
-        println!("setup: that failed, please do it yourself: {error:#}");
+        eprintln!("setup: that failed, please do it yourself: {error:#}");
     }
 }
 
@@ -163,7 +166,7 @@ fn install_bpf_linker() -> Result<()> {
         return Ok(());
     }
     let root = workspace::bpf_linker_root();
-    println!(
+    eprintln!(
         "setup: building bpf-linker {BPF_LINKER_VERSION}, which links the XDP program, into {} \
          (once; takes some minutes)",
         root.display()

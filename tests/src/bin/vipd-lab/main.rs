@@ -1,0 +1,96 @@
+//! The lab for a person: `cargo xtask demo` and `cargo xtask lab`.
+
+mod demo;
+mod standing;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand, ValueEnum};
+use vipd_tests::{Mode, Nics, Options};
+
+/// vipd's lab: real Redis and Sentinels in network namespaces.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Kill a master and watch the VIP move.
+    Demo {
+        #[command(flatten)]
+        shape: Shape,
+        /// Print one JSON object instead of the story.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Build a lab that stays.
+    Up {
+        #[command(flatten)]
+        shape: Shape,
+    },
+    /// Remove the lab that `up` built.
+    Down,
+    /// Build a lab, print how to enter it, and keep it until this process ends.
+    Hold {
+        #[command(flatten)]
+        shape: Shape,
+    },
+}
+
+/// What kind of lab.
+#[derive(clap::Args, Clone, Copy)]
+struct Shape {
+    /// How vipd carries the VIP's traffic.
+    #[arg(long, value_enum, default_value = "nat")]
+    mode: ModeName,
+    /// Interfaces of vipd's host: with two, Redis is on a network of its own (nat only).
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    nics: u8,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ModeName {
+    /// Full NAT: the Redis hosts need no set-up at all.
+    Nat,
+    /// Direct server return: replies go straight to the client.
+    Dsr,
+}
+
+impl Shape {
+    fn options(self) -> Options {
+        let mode = match self.mode {
+            ModeName::Nat => Mode::Nat,
+            ModeName::Dsr => Mode::Dsr,
+        };
+        let nics = if self.nics == 2 { Nics::Two } else { Nics::One };
+        Options { mode, nics, ..Options::default() }
+    }
+
+    /// The arguments that say the same.
+    fn arguments(self) -> [String; 2] {
+        let mode = self.options().mode.name();
+        [format!("--mode={mode}"), format!("--nics={}", self.nics)]
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vipd-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    match verb {
+        Verb::Demo { shape, json } => demo::run(shape.options(), json),
+        Verb::Up { shape } => standing::up(shape),
+        Verb::Down => standing::down(),
+        Verb::Hold { shape } => standing::hold(shape),
+    }
+}

@@ -1,6 +1,6 @@
 //! The command line. Names and meaning are a contract: others script against them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -121,6 +121,9 @@ pub struct StatusFlags {
     /// Its control socket, instead of a configuration file
     #[arg(long, value_name = "PATH", conflicts_with = "config")]
     pub socket: Option<PathBuf>,
+    /// Its directory in bpffs, to look there if it does not run
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    pub pin_dir: Option<PathBuf>,
     /// Print JSON (a stable format) instead of text
     #[arg(long)]
     pub json: bool,
@@ -157,33 +160,34 @@ impl InlineFlags {
 }
 
 impl StatusFlags {
-    /// Where the running vipd listens.
-    pub fn control_socket(&self) -> Result<PathBuf, Error> {
-        match &self.socket {
-            Some(socket) => Ok(socket.clone()),
-            None => Ok(paths_of(self.config.as_deref())?.control_socket),
-        }
+    /// Where the running vipd listens, and where it pinned.
+    pub fn paths(&self) -> Result<Paths, Error> {
+        paths_of(self.config.as_deref(), self.socket.as_deref(), self.pin_dir.as_deref())
     }
 }
 
 impl DetachFlags {
-    /// Where the earlier vipd pinned, and where it listens if it still runs. What a flag does not
-    /// say has its default when the other flag is given.
+    /// Where the earlier vipd pinned, and where it listens if it still runs.
     pub fn paths(&self) -> Result<Paths, Error> {
-        if self.socket.is_none() && self.pin_dir.is_none() {
-            return paths_of(self.config.as_deref());
-        }
-        let defaults = default_paths();
-        Ok(Paths {
-            control_socket: self.socket.clone().unwrap_or(defaults.control_socket),
-            pin_dir: self.pin_dir.clone().unwrap_or(defaults.pin_dir),
-        })
+        paths_of(self.config.as_deref(), self.socket.as_deref(), self.pin_dir.as_deref())
     }
 }
 
-/// From `config`, else from the default file if it exists, else the defaults.
-fn paths_of(config: Option<&std::path::Path>) -> Result<Paths, Error> {
-    let default = std::path::Path::new(DEFAULT_CONFIG);
+/// From the flags; what one does not say has its default when the other is given. Without either
+/// from `config`, else from the default file if it exists, else the defaults.
+fn paths_of(
+    config: Option<&Path>,
+    socket: Option<&Path>,
+    pin_dir: Option<&Path>,
+) -> Result<Paths, Error> {
+    if socket.is_some() || pin_dir.is_some() {
+        let defaults = default_paths();
+        return Ok(Paths {
+            control_socket: socket.map_or(defaults.control_socket, Path::to_owned),
+            pin_dir: pin_dir.map_or(defaults.pin_dir, Path::to_owned),
+        });
+    }
+    let default = Path::new(DEFAULT_CONFIG);
     let path = match config {
         Some(path) => path,
         None if default.exists() => default,

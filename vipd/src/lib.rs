@@ -5,17 +5,22 @@
 
 pub mod announce;
 pub mod bpffs;
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod connect;
+pub mod control;
 pub mod datapath;
+pub mod driver;
 pub mod failover;
 pub mod model;
 pub mod neighbour;
 pub mod netdev;
+pub mod pinned;
 pub mod plan;
 pub mod redis_node;
 pub mod resolve;
 pub mod sentinel;
+pub mod status;
 pub mod timeline;

@@ -1,2 +1,127 @@
-//! vipd
-fn main() {}
+//! The command line; see `vipd --help` and README.md.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+use vipd::cli::{Cli, Command, DetachFlags, RunFlags, StatusFlags};
+use vipd::config::Config;
+use vipd::control::{self, Request, Response};
+use vipd::{check, datapath, driver, pinned};
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    log(&command);
+    match runtime().and_then(|runtime| runtime.block_on(dispatch(command))) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("vipd: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn dispatch(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Run(flags) => {
+            driver::run(Config::from_flags(&flags)?).await.map(|()| ExitCode::SUCCESS)
+        }
+        Command::Check(flags) => run_check(&flags).await,
+        Command::Status(flags) => status(&flags).await,
+        Command::Detach(flags) => detach(&flags).await,
+    }
+}
+
+async fn run_check(flags: &RunFlags) -> Result<ExitCode> {
+    let report = check::check(&Config::from_flags(flags)?).await;
+    print(&report.to_string())?;
+    Ok(if report.will_work() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn status(flags: &StatusFlags) -> Result<ExitCode> {
+    let paths = flags.paths()?;
+    let (status, code) = match control::ask(&paths.control_socket, Request::Status).await {
+        Ok(Response::Status(status)) => (*status, ExitCode::SUCCESS),
+        Ok(Response::Error(error)) => bail!("vipd could not tell its status: {error}"),
+        Err(control::Error::NotRunning { path, source }) => {
+            let pinned = pinned::status(&paths.pin_dir)?;
+            let pinned = pinned.with_context(|| {
+                format!(
+                    "no vipd answers on {}: {source}; nothing is pinned in {} either",
+                    path.display(),
+                    paths.pin_dir.display()
+                )
+            })?;
+            (pinned, ExitCode::FAILURE)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    if flags.json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?;
+    } else {
+        print(&status.to_string())?;
+    }
+    Ok(code)
+}
+
+async fn detach(flags: &DetachFlags) -> Result<ExitCode> {
+    let paths = flags.paths()?;
+    if let Ok(Response::Status(status)) = control::ask(&paths.control_socket, Request::Status).await
+    {
+        bail!(
+            "vipd is running (pid {}): stop it first, which detaches unless on_stop = \"keep\"",
+            status.pid.unwrap_or_default()
+        );
+    }
+    let removed = datapath::detach_all(&paths.pin_dir)?;
+    let mut text = String::new();
+    for interface in &removed.interfaces {
+        text += &format!("detached from {interface}\n");
+    }
+    for map in &removed.maps {
+        text += &format!("removed {map}\n");
+    }
+    for left in &removed.left {
+        text += &format!("left alone, not vipd's: {left}\n");
+    }
+    if text.is_empty() {
+        text = format!("nothing was pinned in {}\n", paths.pin_dir.display());
+    }
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Standard output; a reader that has gone away is no error.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Logs go to standard error: everything for `run`, only warnings for commands that print.
+/// `VIPD_LOG` chooses otherwise, as in `VIPD_LOG=vipd=debug`.
+fn log(command: &Command) {
+    let default = match command {
+        Command::Run(_) => "info",
+        Command::Check(_) | Command::Status(_) | Command::Detach(_) => "warn",
+    };
+    let filter = EnvFilter::try_from_env("VIPD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+/// Two workers: one can write maps while the other reads sockets.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")
+}

@@ -181,8 +181,7 @@ impl Timeline {
             ("flip", self.flip_ns),
             ("first packet", self.first_packet_ns),
         ];
-        let mut seen: Vec<_> =
-            all.into_iter().filter_map(|(name, at)| Some((name, at?))).collect();
+        let mut seen: Vec<_> = all.into_iter().filter_map(|(name, at)| Some((name, at?))).collect();
         seen.sort_by_key(|(_, at)| *at);
         seen
     }
@@ -258,7 +257,11 @@ impl fmt::Display for Service {
 impl fmt::Display for Failover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let from = self.from.map_or_else(|| "nothing".to_owned(), |from| from.to_string());
-        writeln!(f, "failover of {} from {from} to {}, epoch {}:", self.service, self.to, self.epoch)?;
+        writeln!(
+            f,
+            "failover of {} from {from} to {}, epoch {}:",
+            self.service, self.to, self.epoch
+        )?;
         let moments = self.timeline.moments();
         let Some((_, start)) = moments.first().copied() else { return Ok(()) };
         let mut lines = String::new();

@@ -31,9 +31,9 @@ use vipd_common::verdict::Verdict;
 
 use crate::bpffs::{PinDir, interface_of};
 use crate::config::XdpMode;
+use crate::plan::{Actual, Step};
 
 mod attach;
-mod contract;
 mod error;
 mod events;
 mod layout;
@@ -42,7 +42,7 @@ mod sys;
 mod tables;
 
 pub use attach::Attached;
-pub use contract::{Actual, Step};
+
 pub use error::DatapathError;
 pub use events::Events;
 pub use pins::{Inspection, PinnedInterface, Removed, detach_all, inspect_pins};

@@ -7,11 +7,11 @@ use serde::Serialize;
 use vipd_common::maps::{self, Counter, LAYOUT};
 use vipd_common::verdict::Verdict;
 
-use super::contract::Actual;
 use super::tables::Tables;
 use super::{DatapathError, LINK_PREFIX, attach, sys};
 use crate::bpffs::{PinDir, interface_of, names_in};
 use crate::netdev::{self, AttachedMode};
+use crate::plan::Actual;
 
 /// What [`detach_all`] removed.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]

@@ -14,7 +14,7 @@ use vipd_common::maps::{
 use vipd_common::verdict::Verdict;
 
 use super::DatapathError;
-use super::contract::{Actual, Step};
+use crate::plan::{Actual, Step};
 
 /// The maps by name, with their key and value types.
 pub(super) struct Tables {

@@ -142,10 +142,14 @@ impl Driver {
         driver.datapath.attach(&interfaces)?;
         driver.datapath.commit();
         for it in driver.datapath.interfaces() {
-            info!(interface = it.name, mode = it.xdp_mode.name(), program = it.program_id, "attached");
+            info!(
+                interface = it.name,
+                mode = it.xdp_mode.name(),
+                program = it.program_id,
+                "attached"
+            );
         }
-        let inputs =
-            Inputs { sentinels, nodes, network: network_input, kernel, probes, questions };
+        let inputs = Inputs { sentinels, nodes, network: network_input, kernel, probes, questions };
         Ok((driver, inputs))
     }
 
@@ -300,6 +304,7 @@ impl Driver {
             .flatten()
             .chain(self.knowledge.asking.values().copied())
             .collect();
+        self.knowledge.keep_only(&nodes);
         for refused in self.watchers.watch(&nodes) {
             warn!(node = %refused, "too many Redis nodes: this one is not watched");
         }

@@ -153,10 +153,8 @@ impl Possession {
             .filter(|(_, address)| address.has(Address::ANNOUNCE))
             .map(|(vip, _)| *vip)
             .collect();
-        let now: BTreeSet<(u32, Ipv4Addr)> = ports
-            .iter()
-            .flat_map(|port| answered.iter().map(|vip| (port.ifindex, *vip)))
-            .collect();
+        let now: BTreeSet<(u32, Ipv4Addr)> =
+            ports.iter().flat_map(|port| answered.iter().map(|vip| (port.ifindex, *vip))).collect();
         for (ifindex, vip) in now.difference(&self.announced) {
             let Some(port) = ports.iter().find(|port| port.ifindex == *ifindex) else { continue };
             info!(%vip, mac = %port.mac, "announced");

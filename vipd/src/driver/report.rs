@@ -118,7 +118,9 @@ impl Driver {
         let backend = index
             .filter(|_| active.state() != Kernel::Down)
             .and_then(|index| self.actual.backend(index))
-            .map(|it| SocketAddr::new(IpAddr::V4(unmapped(it.addr).into()), u16::from_be_bytes(it.port)));
+            .map(|it| {
+                SocketAddr::new(IpAddr::V4(unmapped(it.addr).into()), u16::from_be_bytes(it.port))
+            });
         let desired = self.failover.desired().get(service.master.0);
         let state = match desired.map(|desired| desired.state) {
             None | Some(State::Learning) => ServiceState::Learning,
@@ -163,7 +165,8 @@ impl Driver {
 
     fn nodes(&self) -> Vec<status::Node> {
         let by_master = self.knowledge.nodes(self.failover.desired());
-        let nodes: std::collections::BTreeSet<SocketAddr> = by_master.into_iter().flatten().collect();
+        let nodes: std::collections::BTreeSet<SocketAddr> =
+            by_master.into_iter().flatten().collect();
         nodes
             .into_iter()
             .map(|addr| {

@@ -1,0 +1,82 @@
+//! `vipd status` without a daemon: what is pinned, and forwards on.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use anyhow::Result;
+use vipd_common::addr::unmapped;
+use vipd_common::maps::{Address, ForwardMode, ServiceState as Kernel};
+
+use crate::datapath::{self, Inspection};
+use crate::status::{Counter, Interface, Service, ServiceState, Status};
+
+/// The status of what is pinned below `pin_dir`, or `None` if nothing is.
+///
+/// # Errors
+///
+/// bpffs or a map can't be read.
+pub fn status(pin_dir: &Path) -> Result<Option<Status>> {
+    Ok(datapath::inspect_pins(pin_dir)?.map(|found| describe(&found, pin_dir)))
+}
+
+fn describe(found: &Inspection, pin_dir: &Path) -> Status {
+    let pins = pin_dir.display();
+    let layouts = found.layouts.join(", ");
+    let links =
+        found.interfaces.iter().map(|it| format!("XDP link on {}, pinned in {pins}", it.name));
+    let maps = format!("{} maps, pinned in {pins} (layout {layouts})", found.maps.len());
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: None,
+        interfaces: found
+            .interfaces
+            .iter()
+            .map(|it| Interface {
+                name: it.name.clone(),
+                xdp_mode: it.xdp_mode.map_or("unknown", |mode| mode.name()).to_owned(),
+                program_id: it.program_id,
+            })
+            .collect(),
+        services: services(found),
+        failovers: Vec::new(),
+        counters: found
+            .counters
+            .iter()
+            .map(|(verdict, it)| {
+                let counter = Counter { packets: it.packets, bytes: it.bytes };
+                (verdict.name().to_owned(), counter)
+            })
+            .collect(),
+        sentinels: Vec::new(),
+        nodes: Vec::new(),
+        problems: vec!["vipd is not running: no failover will be followed".to_owned()],
+        host: links.chain([maps]).collect(),
+    }
+}
+
+fn services(found: &Inspection) -> Vec<Service> {
+    let Some(actual) = &found.actual else { return Vec::new() };
+    let described = actual.services.iter().map(|(key, &index)| {
+        let active = actual.active(index);
+        let confirmed = actual.confirmed(index);
+        let address = actual.addresses.get(&key.addr.into());
+        let backend = actual.backend(index);
+        let up = active.state() == Kernel::Up;
+        let is_dsr = backend.is_some_and(|it| it.mode == ForwardMode::Dsr as u32);
+        Service {
+            vip: key.addr.into(),
+            port: u16::from_be_bytes(key.port),
+            mode: if is_dsr { "dsr" } else { "nat" }.to_owned(),
+            // The name is only in the daemon's configuration.
+            master: String::new(),
+            state: if up { ServiceState::Pinned } else { ServiceState::Down },
+            backend: backend.filter(|_| up).map(|it| {
+                SocketAddr::new(IpAddr::V4(unmapped(it.addr).into()), u16::from_be_bytes(it.port))
+            }),
+            epoch: (confirmed.valid != 0).then_some(confirmed.epoch),
+            generation: active.generation(),
+            announcing: address.is_some_and(|address| address.has(Address::ANNOUNCE)),
+        }
+    });
+    described.collect()
+}

@@ -301,12 +301,12 @@ mod tests {
     #[test]
     fn status_and_detach_find_their_vipd() {
         let status = StatusFlags { socket: Some("/s".into()), ..StatusFlags::default() };
-        assert_eq!(status.control_socket().unwrap(), PathBuf::from("/s"));
+        assert_eq!(status.paths().unwrap().control_socket, PathBuf::from("/s"));
         let detach = DetachFlags { pin_dir: Some("/p".into()), ..DetachFlags::default() };
         let expected =
             Paths { control_socket: DEFAULT_CONTROL_SOCKET.into(), pin_dir: "/p".into() };
         assert_eq!(detach.paths().unwrap(), expected);
         let missing = StatusFlags { config: Some("/nonexistent".into()), ..StatusFlags::default() };
-        assert!(missing.control_socket().is_err());
+        assert!(missing.paths().is_err());
     }
 }

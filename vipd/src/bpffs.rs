@@ -267,7 +267,8 @@ fn on_bpffs(path: &Path) -> Result<bool, BpffsError> {
     for directory in path.ancestors() {
         match statfs(directory) {
             Ok(found) => return Ok(found.filesystem_type() == BPF_FS_MAGIC),
-            Err(nix::errno::Errno::ENOENT) => {}
+            // EPERM: bpffs, asked for a name with a dot.
+            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::EPERM) => {}
             Err(error) => return Err(io_error("look at", directory, error.into())),
         }
     }

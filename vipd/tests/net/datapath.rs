@@ -133,6 +133,15 @@ fn removals(ifindex: u32) -> Vec<Step> {
 }
 
 #[test]
+fn the_parts_can_move_between_threads() {
+    fn assert_send<T: Send>() {}
+    assert_send::<Datapath>();
+    assert_send::<vipd::datapath::Events>();
+    assert_send::<vipd::announce::Announcer>();
+    assert_send::<vipd::neighbour::Neighbours>();
+}
+
+#[test]
 fn what_is_written_is_read_back_and_removing_twice_is_no_error() {
     let lab = lab();
     lab.own.run(|| {

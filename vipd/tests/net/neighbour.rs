@@ -157,6 +157,22 @@ fn a_silent_node_keeps_its_last_mac_and_is_named() {
 }
 
 #[test]
+fn a_node_that_never_answered_is_unresolved_until_it_does() {
+    let lab = topology();
+    lab.director.block_on(|| async {
+        let (neighbours, mut network) = spawn().expect("spawn");
+        let node = Ipv4Addr::new(198, 18, 1, 7);
+        neighbours.track([node]);
+        let why = until(&mut network, "no answer", problem(node)).await;
+        assert_eq!(why, Unreachable::Unresolved { next_hop: node, interface: "eth0".to_owned() });
+        assert_eq!(why.to_string(), "no answer to ARP for 198.18.1.7 on eth0");
+        lab.router.ip("addr add 198.18.1.7/24 dev near");
+        let hop = until(&mut network, "the next hop", hop(node)).await;
+        assert_eq!(hop.mac, ROUTER_MAC);
+    });
+}
+
+#[test]
 fn this_host_is_not_a_node_and_a_dead_link_is_named() {
     let lab = topology();
     lab.director.block_on(|| async {

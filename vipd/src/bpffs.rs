@@ -18,6 +18,10 @@
 //! leads there from anywhere, as `/proc/self/fd/N`. With neither readable, vipd uses the mount
 //! namespace it is in.
 //!
+//! A systemd unit with a private mount namespace, and a container with the host's bpffs mounted
+//! into it, are case 1. A container that sees the host's PID 1 but has a bpffs of its own is case
+//! 2: its pins are on the host, where they outlive the container.
+//!
 //! bpffs is left mounted when vipd goes. It reserves names with a dot, so an interface name is
 //! written into a pin's name by [`pin_name`].
 
@@ -267,7 +271,8 @@ fn on_bpffs(path: &Path) -> Result<bool, BpffsError> {
     for directory in path.ancestors() {
         match statfs(directory) {
             Ok(found) => return Ok(found.filesystem_type() == BPF_FS_MAGIC),
-            Err(nix::errno::Errno::ENOENT) => {}
+            // EPERM: bpffs, asked for a name with a dot.
+            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::EPERM) => {}
             Err(error) => return Err(io_error("look at", directory, error.into())),
         }
     }

@@ -201,3 +201,117 @@ impl Roster {
         self.named.retain(|(sentinel, _), _| *sentinel != id);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: &str = "aaaa";
+    const B: &str = "bbbb";
+
+    fn peer(run_id: &str, host: &str, port: u16) -> Peer {
+        Peer { run_id: run_id.into(), host: host.into(), port }
+    }
+
+    fn endpoint(text: &str) -> Endpoint {
+        text.parse().unwrap()
+    }
+
+    /// Follows one configured Sentinel; must be in a runtime.
+    fn roster(host_and_port: &str) -> Roster {
+        let mut roster = Roster::new(1);
+        follow(&mut roster, 0, host_and_port);
+        roster
+    }
+
+    fn follow(roster: &mut Roster, id: usize, host_and_port: &str) {
+        let task = tokio::spawn(std::future::pending::<()>()).abort_handle();
+        roster.followed.insert(SentinelId(id), Followed::new(endpoint(host_and_port), task));
+    }
+
+    fn name(roster: &mut Roster, peers: Vec<Peer>) {
+        roster.hear(Word::Peers { sentinel: SentinelId(0), master: MasterId(0), peers });
+    }
+
+    fn identify(roster: &mut Roster, id: usize, run_id: &str, addr: &str) -> Option<Endpoint> {
+        let (reply, mut answer) = oneshot::channel();
+        let addr = addr.parse().unwrap();
+        let run_id = run_id.into();
+        roster.hear(Word::Identity { sentinel: SentinelId(id), run_id, addr, reply });
+        answer.try_recv().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_named_sentinel_is_followed_once_and_until_nobody_names_it() {
+        let mut roster = roster("198.18.0.101:26379");
+        let named = vec![peer(B, "198.18.0.102", 26379)];
+        name(&mut roster, named.clone());
+        // Another master's list names it by another address.
+        let master = MasterId(1);
+        let peers = vec![peer(B, "s2.example", 26379)];
+        roster.hear(Word::Peers { sentinel: SentinelId(0), master, peers });
+        let expected = Change::Follow(SentinelId(1), endpoint("198.18.0.102:26379"));
+        assert_eq!(roster.changes(), [expected]);
+
+        follow(&mut roster, 1, "198.18.0.102:26379");
+        identify(&mut roster, 1, B, "198.18.0.102:26379");
+        assert_eq!(roster.changes(), []);
+
+        name(&mut roster, vec![]);
+        assert_eq!(roster.changes(), [], "the other list still names it");
+        roster.hear(Word::Peers { sentinel: SentinelId(0), master, peers: vec![] });
+        assert_eq!(roster.changes(), [Change::Drop(SentinelId(1))]);
+        roster.drop(SentinelId(1));
+        assert_eq!(roster.changes(), []);
+
+        // What it said itself while it was being dropped is ignored.
+        let sentinel = SentinelId(1);
+        roster.hear(Word::Peers { sentinel, master, peers: named });
+        assert_eq!(roster.changes(), []);
+    }
+
+    #[tokio::test]
+    async fn a_configured_sentinel_is_recognised_by_name_address_and_identity() {
+        let mut roster = roster("s1.example:26379");
+        for (same, what) in [
+            (peer("", "S1.example", 26379), "its name"),
+            (peer("", "198.18.0.101", 26379), "its address"),
+            (peer(A, "10.0.0.1", 1), "its identity"),
+        ] {
+            assert_eq!(identify(&mut roster, 0, A, "198.18.0.101:26379"), None);
+            name(&mut roster, vec![same]);
+            assert_eq!(roster.changes(), [], "{what}");
+        }
+        name(&mut roster, vec![peer(B, "198.18.0.101", 26380)]);
+        assert_eq!(roster.changes().len(), 1, "another port is another Sentinel");
+    }
+
+    #[tokio::test]
+    async fn a_found_one_that_turns_out_to_be_a_configured_one_is_dropped() {
+        let mut roster = roster("s1.example:26379");
+        follow(&mut roster, 1, "10.0.0.1:26379");
+        name(&mut roster, vec![peer(A, "10.0.0.1", 26379)]);
+        assert_eq!(identify(&mut roster, 1, A, "10.0.0.1:26379"), None);
+        assert_eq!(roster.changes(), []);
+        assert_eq!(identify(&mut roster, 0, A, "198.18.0.101:26379"), None);
+        assert_eq!(roster.changes(), [Change::Drop(SentinelId(1))]);
+        // Had it come second, it would have been told.
+        let other = identify(&mut roster, 1, A, "10.0.0.1:26379");
+        assert_eq!(other, Some(endpoint("s1.example:26379")));
+    }
+
+    #[tokio::test]
+    async fn no_more_than_the_limit_is_followed() {
+        let mut roster = roster("198.18.0.101:26379");
+        let crowd = (1..1000).map(|port| peer(&port.to_string(), "198.18.0.102", port));
+        name(&mut roster, crowd.collect());
+        let changes = roster.changes();
+        assert_eq!(changes.len(), MAX_SENTINELS - 1);
+        for change in changes {
+            let Change::Follow(SentinelId(id), _) = change else {
+                panic!("{change:?}");
+            };
+            assert!((1..MAX_SENTINELS).contains(&id));
+        }
+    }
+}

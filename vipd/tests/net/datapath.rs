@@ -7,9 +7,10 @@ use std::time::Duration;
 use vipd::bpffs::BpffsError;
 use vipd::config::XdpMode;
 use vipd::datapath::{
-    Actual, Adopted, Datapath, DatapathError, OpenSettings, Pass, Step, detach_all, inspect_pins,
+    Adopted, Datapath, DatapathError, OpenSettings, Pass, detach_all, inspect_pins,
 };
 use vipd::netdev::{self, AttachedMode, AttachedXdp};
+use vipd::plan::{Actual, Step};
 use vipd_common::addr::{MacAddr, mapped};
 use vipd_common::maps::{
     self, Active, Address, Backend, Confirmed, ForwardMode, Interface, KernelEvent, ServiceKey,
@@ -78,7 +79,7 @@ fn steps(ifindex: u32) -> Vec<Step> {
         ifindex,
         mode: ForwardMode::Nat as u32,
     };
-    let confirmed = Confirmed { epoch: 5, addr: mapped(node), port: 8_000, valid: 1 };
+    let confirmed = Confirmed { epoch: 5, addr: mapped(node), master: 7, port: 8_000, valid: 1 };
     vec![
         Step::PutInterface { ifindex, interface: Interface { mac: OWN, zero: [0; 2] } },
         Step::PutAddress {

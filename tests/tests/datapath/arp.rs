@@ -7,9 +7,7 @@ use vipd_common::addr::MacAddr;
 use vipd_common::maps::{Address, KernelEvent};
 use vipd_common::verdict::Verdict;
 
-use crate::frames::{
-    CLIENT, CLIENT_MAC, DIRECTOR, DIRECTOR_MAC, R1, STRANGER_MAC, VIP, arp,
-};
+use crate::frames::{CLIENT, CLIENT_MAC, DIRECTOR, DIRECTOR_MAC, R1, STRANGER_MAC, VIP, arp};
 use crate::kernel::{Kernel, Xdp_};
 
 const ANNOUNCED: u32 = Address::NAT | Address::ANNOUNCE;
@@ -35,12 +33,8 @@ fn requests_for_an_announced_vip_are_answered() {
     for (what, frame, asker) in cases {
         let run = kernel.run(&frame);
         assert_eq!((run.verdict, run.action), (Verdict::ArpReply, Xdp_::Tx), "{what}");
-        let expected = arp(
-            ArpOperation::REPLY,
-            CLIENT_MAC,
-            (DIRECTOR_MAC, VIP),
-            (CLIENT_MAC, asker),
-        );
+        let expected =
+            arp(ArpOperation::REPLY, CLIENT_MAC, (DIRECTOR_MAC, VIP), (CLIENT_MAC, asker));
         assert_eq!(run.frame, expected, "{what}");
     }
 }
@@ -55,17 +49,15 @@ fn an_answer_keeps_the_vlan_tag_and_the_padding() {
     };
     let run = kernel.run(&tag(request(MacAddr::BROADCAST, CLIENT, VIP)));
     assert_eq!(run.verdict, Verdict::ArpReply);
-    let reply =
-        arp(ArpOperation::REPLY, CLIENT_MAC, (DIRECTOR_MAC, VIP), (CLIENT_MAC, CLIENT));
+    let reply = arp(ArpOperation::REPLY, CLIENT_MAC, (DIRECTOR_MAC, VIP), (CLIENT_MAC, CLIENT));
     assert_eq!(run.frame, tag(reply));
 }
 
 #[test]
 fn all_other_arp_is_untouched() {
     let mut kernel = kernel(ANNOUNCED);
-    let announcement = |operation, mac| {
-        arp(operation, MacAddr::BROADCAST, (mac, VIP), (MacAddr::ZERO, VIP))
-    };
+    let announcement =
+        |operation, mac| arp(operation, MacAddr::BROADCAST, (mac, VIP), (MacAddr::ZERO, VIP));
     let mut not_ethernet = request(MacAddr::BROADCAST, CLIENT, VIP);
     not_ethernet[15] = 6;
     let cases = [
@@ -104,12 +96,8 @@ fn a_vip_that_is_not_announced_is_kept_silent() {
 #[test]
 fn a_rival_is_reported_once_a_second_at_most() {
     let mut kernel = kernel(ANNOUNCED);
-    let claim = arp(
-        ArpOperation::REQUEST,
-        MacAddr::BROADCAST,
-        (STRANGER_MAC, VIP),
-        (MacAddr::ZERO, VIP),
-    );
+    let claim =
+        arp(ArpOperation::REQUEST, MacAddr::BROADCAST, (STRANGER_MAC, VIP), (MacAddr::ZERO, VIP));
     for _ in 0..100 {
         kernel.run(&claim);
     }

@@ -163,8 +163,7 @@ impl Kernel {
     /// Mean ns a run of a program on `frame`, over `repeat` runs. The frame must come out as it
     /// goes in, or each run would see another.
     pub fn time(&self, program: &str, frame: &[u8], repeat: u32) -> u64 {
-        let options =
-            TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
+        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
         self.program(program).test_run(options).unwrap().duration.as_nanos() as u64
     }
 
@@ -189,10 +188,7 @@ impl Kernel {
         self.ebpf.map_mut(name).unwrap_or_else(|| panic!("no map {name}"))
     }
 
-    fn hash<K: aya::Pod, V: aya::Pod>(
-        &mut self,
-        name: &str,
-    ) -> HashMap<&mut MapData, K, V> {
+    fn hash<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
         HashMap::try_from(self.map(name)).unwrap()
     }
 }
@@ -215,7 +211,6 @@ pub fn nat_backend(addr: Ipv4Addr, port: u16, mac: MacAddr, source: Ipv4Addr) ->
 
 fn object() -> Vec<u8> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/vipd.bpf.o");
-    std::fs::read(path).unwrap_or_else(|error| {
-        panic!("{path}: {error}: build it with `cargo xtask build-ebpf`")
-    })
+    std::fs::read(path)
+        .unwrap_or_else(|error| panic!("{path}: {error}: build it with `cargo xtask build-ebpf`"))
 }

@@ -61,6 +61,9 @@ pub(super) async fn run(
         };
         if let Some(since) = up_since {
             reported = None;
+            if follower.roster.send(Word::Lost { sentinel: id }).await.is_err() {
+                return;
+            }
             if since.elapsed() >= LEVEL {
                 backoff.reset();
             }

@@ -208,7 +208,7 @@ impl Followers {
         Ok(Self { roster: tokio::spawn(roster::run(context, endpoints)) })
     }
 
-    /// Closes all connections, and returns when they are closed.
+    /// Ends all followers; their connections close without being waited for.
     pub async fn shutdown(mut self) {
         self.roster.abort();
         // Its only results are cancellation and a panic that was reported already.

@@ -326,7 +326,10 @@ fn another_layout_is_refused_and_detach_removes_it() {
         drop(start(&settings));
         std::fs::create_dir(settings.pin_dir.join("v0")).expect("mkdir");
         let error = Datapath::open(&settings).err().expect("another layout");
-        assert!(matches!(&error, DatapathError::OtherLayout { found, .. } if found == &["v0"]));
+        assert!(
+            matches!(&error, DatapathError::OtherLayout { found, .. } if found == &["v0"]),
+            "{error}"
+        );
         assert!(error.to_string().contains("vipd detach"), "{error}");
         assert!(xdp("eth0").is_some(), "the old one goes on");
         let removed = detach_all(&settings.pin_dir).expect("detach");

@@ -1,5 +1,6 @@
 //! `cargo xtask VERB`: everything that vipd's build, tests and demo need, one file per verb.
 
+mod bench;
 mod build_ebpf;
 mod ci;
 mod command;
@@ -32,6 +33,8 @@ enum Verb {
     Test(test::Arguments),
     Ci,
     #[command(subcommand)]
+    Bench(bench::Arguments),
+    #[command(subcommand)]
     Lab(lab::Arguments),
 }
 
@@ -52,6 +55,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Ci => ci::run(),
+        Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Lab(arguments) => lab::run(&arguments),
     }
 }

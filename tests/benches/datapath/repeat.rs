@@ -116,13 +116,13 @@ fn rewriter(frame: &[u8], vary: Vary, targets: i32) -> Vec<u64> {
     program.extend([insn(0xbf, 4, 2, 0, 0), insn(0x07, 4, 0, 0, bytes.len() as i32)]);
     let check = program.len();
     program.push(0);
-    // Stores no larger than the program's loads and in step with its fields, so that the CPU can
-    // forward one to the other, as it would not have to for a frame that came from a NIC.
     let mut at = 0;
     while at < bytes.len() {
-        let left = bytes.len() - at;
-        let size = if matches!(at, 4 | 10 | 12) { 2 } else { left.min(4) };
-        let size = if size == 3 { 2 } else { size };
+        let size = match bytes.len() - at {
+            left @ (1 | 2) => left,
+            3 => 2,
+            _ => 4,
+        };
         let mut word = [0; 4];
         word[..size].copy_from_slice(&bytes[at..at + size]);
         let opcode = match size {
@@ -137,6 +137,10 @@ fn rewriter(frame: &[u8], vary: Vary, targets: i32) -> Vec<u64> {
         program.push(insn(0x6b, 2, 7, VARIED[0], 0));
         program.extend([insn(0x77, 7, 0, 0, 16), insn(0x6b, 2, 7, VARIED[1], 0)]);
     }
+    // An atomic addition on the stack waits until those stores are in the cache: a load that spans
+    // two of them would stall otherwise, which it does not in a frame that came from a NIC.
+    program.push(insn(0x7a, 10, 0, -8, 0));
+    program.push(insn(0xdb, 10, 7, -8, 0));
     // tail_call(context, targets, 0)
     program.push(insn(0xbf, 1, 6, 0, 0));
     program.extend([insn(0x18, 2, 1, 0, targets), 0]);

@@ -104,6 +104,7 @@ impl Lab {
             bail!("in dsr mode the Redis hosts answer the client directly, so one network it is");
         }
         reaper::sweep()?;
+        raise_open_files_limit()?;
         let name = unique_name();
         let run_directory = std::env::temp_dir().join(&name);
         let pin_directory = Path::new("/sys/fs/bpf").join(&name);
@@ -258,6 +259,20 @@ impl Drop for Lab {
             eprintln!("{}", self.report());
         }
     }
+}
+
+/// The usual 1,024 are too few for a thousand clients, here and in Redis.
+fn raise_open_files_limit() -> Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls get a valid pointer to an rlimit.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max.min(20_000);
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    ensure!(raised, "cannot raise the limit of open files: {}", std::io::Error::last_os_error());
+    Ok(())
 }
 
 /// `dsr` cannot translate ports, so there the VIP has Redis's own.

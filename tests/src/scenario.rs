@@ -73,9 +73,12 @@ pub fn verify(lab: &Lab, ledgers: &[Ledger], master: usize) -> Result<()> {
     Ok(())
 }
 
-/// [`verify`] after one failover: once the new master had acknowledged a write, no other node
-/// acknowledged a later one.
+/// [`verify`] after one failover: vipd tells of it, and once the new master had acknowledged a
+/// write, no other node acknowledged a later one.
 pub fn verify_after_failover(lab: &Lab, ledgers: &[Ledger], master: usize) -> Result<()> {
     verify(lab, ledgers, master)?;
+    let failovers = lab.daemon.status()?.failovers;
+    let told = failovers.last().is_some_and(|it| it.to == lab.nodes[master].address());
+    ensure!(told, "vipd does not tell of the failover: {failovers:?}");
     ledger::verify_one_master_after(ledgers, lab.nodes[master].run_id())
 }

@@ -18,7 +18,9 @@ pub const LAYOUT: u32 = 1;
 pub const VIPS: &str = "VIPS";
 /// `SERVICES`: hash, [`ServiceKey`] -> service index (`u32`).
 pub const SERVICES: &str = "SERVICES";
-/// `ACTIVE`: array, service index -> [`Active`]. The only thing a cutover writes.
+/// `ACTIVE`: array, service index -> [`Active`]. The only thing a cutover writes. `BPF_F_MMAPABLE`:
+/// the daemon stores into the kernel's memory itself, so that a cutover is one atomic store and
+/// not a copy whose width is the kernel's choice.
 pub const ACTIVE: &str = "ACTIVE";
 /// `BACKENDS`: array, slot -> [`Backend`].
 pub const BACKENDS: &str = "BACKENDS";
@@ -244,10 +246,25 @@ pub struct Confirmed {
     pub epoch: u64,
     /// The master's address, IPv4 mapped.
     pub addr: [u8; 16],
+    /// [`name_hash`] of the Sentinel master name it was confirmed for: a service whose
+    /// configuration names another master now doesn't take over the old one's.
+    pub master: u64,
     /// The master's port, native order.
     pub port: u32,
     /// 1 if the rest means something.
     pub valid: u32,
+}
+
+/// FNV-1a, 64 bits, of a Sentinel master name. (`std`'s hashes may change between versions.)
+pub const fn name_hash(name: &str) -> u64 {
+    let bytes = name.as_bytes();
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    let mut i = 0;
+    while i < bytes.len() {
+        hash = (hash ^ bytes[i] as u64).wrapping_mul(0x0000_0100_0000_01b3);
+        i += 1;
+    }
+    hash
 }
 
 /// Key of [`FLOWS`] and [`HALF_OPEN`]: a TCP 4-tuple as it arrives. (TCP is all that is carried,
@@ -404,7 +421,7 @@ const _: () = {
     assert!(size_of::<ServiceKey>() == 8);
     assert!(size_of::<Active>() == 8);
     assert!(size_of::<Backend>() == 60);
-    assert!(size_of::<Confirmed>() == 32);
+    assert!(size_of::<Confirmed>() == 40);
     assert!(size_of::<FlowKey>() == 12);
     assert!(size_of::<Flow>() == 64);
     assert!(size_of::<Interface>() == 8);
@@ -458,6 +475,13 @@ mod tests {
     fn an_array_s_initial_zero_is_down_and_an_unknown_state_too() {
         assert_eq!(Active(0).state(), ServiceState::Down);
         assert_eq!(Active(0x7f_0000).state(), ServiceState::Down);
+    }
+
+    #[test]
+    fn a_name_s_hash_is_fnv_1a() {
+        // The reference vectors of draft-eastlake-fnv.
+        assert_eq!(name_hash(""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(name_hash("foobar"), 0x8594_4171_f739_67e8);
     }
 
     #[test]

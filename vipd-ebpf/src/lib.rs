@@ -14,7 +14,7 @@
 //! ```
 #![no_std]
 
-#[cfg(test)]
+#[cfg(any(test, feature = "model"))]
 extern crate std;
 
 pub mod arp;
@@ -22,6 +22,8 @@ pub mod dsr;
 pub mod frame;
 pub mod icmp;
 pub mod link;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 pub mod nat;
 pub mod program;
 pub mod reset;

@@ -44,7 +44,7 @@ pub fn handle<T: Tables>(
         && (flow.generation != active.generation() || is_over(&flow, table, tables.now()));
     if reusable {
         let service = flow.service;
-        forget(tables, &key, &flow);
+        forget(tables, table, &key, &flow);
         drop(flow);
         return open(frame, tables, packet, segment, service);
     }
@@ -198,7 +198,11 @@ fn claim_port<T: Tables>(tables: &T, backend: &Backend, flow: &Flow, now: u64) -
         }
     }
     key.dst_port = stealable?;
-    tables.put_flow(FlowTable::HalfOpen, &key, flow).then_some(key)
+    // With its client's half, or that client would go on sending into this connection.
+    if let Some(robbed) = tables.flow(FlowTable::HalfOpen, &key) {
+        forget(tables, FlowTable::HalfOpen, &key, &robbed);
+    }
+    tables.add_flow(FlowTable::HalfOpen, &key, flow).then_some(key)
 }
 
 /// Who holds a tuple towards a backend.
@@ -218,19 +222,16 @@ fn taken<T: Tables>(tables: &T, reply: &FlowKey, now: u64) -> Taken {
         if !flow.is_expired(true, now) {
             return Taken::Established;
         }
-        let client = flow.leaves.reversed();
-        drop(flow);
-        tables.remove_flow(FlowTable::Established, reply);
-        tables.remove_flow(FlowTable::Established, &client);
+        forget(tables, FlowTable::Established, reply, &flow);
     }
-    if let Some(flow) = tables.flow(FlowTable::HalfOpen, reply) {
-        if !flow.is_expired(false, now) {
-            return Taken::HalfOpen;
+    match tables.flow(FlowTable::HalfOpen, reply) {
+        Some(flow) if !flow.is_expired(false, now) => Taken::HalfOpen,
+        Some(flow) => {
+            forget(tables, FlowTable::HalfOpen, reply, &flow);
+            Taken::No
         }
-        drop(flow);
-        tables.remove_flow(FlowTable::HalfOpen, reply);
+        None => Taken::No,
     }
-    Taken::No
 }
 
 /// Whether a SYN on this flow's tuple begins another connection: the old one was reset, closed by
@@ -243,14 +244,27 @@ fn is_over(flow: &Flow, table: FlowTable, now: u64) -> bool {
         || flow.is_expired(table == FlowTable::Established, now)
 }
 
-/// Removes both halves of a connection from both tables.
+/// Removes both halves of a connection from the table they stand in. `flow` is the half with this
+/// `key`.
 #[inline(always)]
-fn forget<T: Tables>(tables: &T, key: &FlowKey, flow: &Flow) {
+fn forget<T: Tables>(tables: &T, table: FlowTable, key: &FlowKey, flow: &Flow) {
     let other = flow.leaves.reversed();
-    tables.remove_flow(FlowTable::Established, key);
-    tables.remove_flow(FlowTable::Established, &other);
-    tables.remove_flow(FlowTable::HalfOpen, key);
-    tables.remove_flow(FlowTable::HalfOpen, &other);
+    if peer(tables, table, key, &other).is_some() {
+        tables.remove_flow(table, &other);
+    }
+    tables.remove_flow(table, key);
+}
+
+/// The half of a connection whose key is `other`, seen from the half whose key is `key`. Tables
+/// that are full drop one half and not the other; its tuple may belong to somebody else by now.
+#[inline(always)]
+fn peer<'a, T: Tables>(
+    tables: &'a T,
+    table: FlowTable,
+    key: &FlowKey,
+    other: &FlowKey,
+) -> Option<T::FlowRef<'a>> {
+    tables.flow(table, other).filter(|peer| peer.leaves == key.reversed())
 }
 
 #[inline(always)]
@@ -269,7 +283,7 @@ fn to_backend<T: Tables>(
     // The client may have moved behind another router; its backend's half sends replies there.
     if flow.client_mac != packet.arrival.src {
         flow.client_mac = packet.arrival.src;
-        if let Some(mut peer) = tables.flow(table, &other) {
+        if let Some(mut peer) = peer(tables, table, &segment.key, &other) {
             peer.client_mac = packet.arrival.src;
         }
     }
@@ -302,7 +316,7 @@ fn to_client<T: Tables>(
         flow.next_seq = segment.next_seq;
         let expected = flow.next_seq;
         drop(flow);
-        if let Some(mut client) = tables.flow(FlowTable::HalfOpen, &other) {
+        if let Some(mut client) = peer(tables, table, &segment.key, &other) {
             client.last_ack = expected;
             client.state |= Flow::ANSWERED;
         }
@@ -333,7 +347,7 @@ fn note<T: Tables>(
             (Flow::FIN, Flow::PEER_FIN)
         };
         flow.state |= mine;
-        if let Some(mut peer) = tables.flow(table, other) {
+        if let Some(mut peer) = peer(tables, table, &segment.key, other) {
             peer.state |= theirs;
         }
     }
@@ -344,7 +358,7 @@ fn note<T: Tables>(
 #[inline(always)]
 fn establish<T: Tables>(tables: &T, key: &FlowKey, flow: T::FlowRef<'_>) {
     let other = flow.leaves.reversed();
-    let Some(peer) = tables.flow(FlowTable::HalfOpen, &other) else { return };
+    let Some(peer) = peer(tables, FlowTable::HalfOpen, key, &other) else { return };
     // Where the kernel refuses an entry the connection goes on half-open, and the next segment
     // tries again.
     if !tables.put_flow(FlowTable::Established, &other, &peer) {

@@ -50,10 +50,11 @@ impl Segment {
         self.flags & flags != 0
     }
 
-    /// Opens a connection: SYN without ACK.
+    /// Opens a connection: SYN, and nothing that contradicts it. (A listening Linux discards SYN
+    /// with RST or FIN.)
     #[inline(always)]
     pub const fn is_syn(&self) -> bool {
-        self.flags & (tcp::SYN | tcp::ACK) == tcp::SYN
+        self.flags & (tcp::SYN | tcp::ACK | tcp::RST | tcp::FIN) == tcp::SYN
     }
 
     /// The answer to one: SYN and ACK.

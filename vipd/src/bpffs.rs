@@ -18,6 +18,10 @@
 //! leads there from anywhere, as `/proc/self/fd/N`. With neither readable, vipd uses the mount
 //! namespace it is in.
 //!
+//! A systemd unit with a private mount namespace, and a container with the host's bpffs mounted
+//! into it, are case 1. A container that sees the host's PID 1 but has a bpffs of its own is case
+//! 2: its pins are on the host, where they outlive the container.
+//!
 //! bpffs is left mounted when vipd goes. It reserves names with a dot, so an interface name is
 //! written into a pin's name by [`pin_name`].
 
@@ -26,6 +30,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -35,6 +40,10 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 const USUAL_MOUNT: &str = "/sys/fs/bpf";
 /// How far up the ancestors of this process are followed.
 const MAX_ANCESTORS: usize = 64;
+/// How long another user may take to end: a process that was killed still closes its files, and a
+/// child between fork and exec shares them.
+pub const LOCK_WAIT: Duration = Duration::from_millis(500);
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 /// How often a lock is taken anew on a directory that was removed in between.
 const LOCK_TRIES: usize = 3;
 
@@ -107,21 +116,12 @@ impl PinDir {
 
     /// Makes this process the only user of the directory, until it is dropped or dies.
     ///
-    /// [`BpffsError::Locked`] if there is another. The lock is on the directory itself (flock(2)),
-    /// so it holds across mount and network namespaces.
+    /// [`BpffsError::Locked`] if there is another one for more than [`LOCK_WAIT`]. The lock is on
+    /// the directory itself (flock(2)), so it holds across mount and network namespaces.
     pub fn lock(self) -> Result<Self, BpffsError> {
         let mut this = self;
         for _ in 0..LOCK_TRIES {
-            match this.directory.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    let pid = this.holder();
-                    return Err(BpffsError::Locked { path: this.path, pid });
-                }
-                Err(TryLockError::Error(source)) => {
-                    return Err(io_error("lock", &this.path, source));
-                }
-            }
+            this.wait_for_lock()?;
             // `vipd detach` may have removed the directory between the opening and the locking.
             let links = this.directory.metadata().map_err(|e| io_error("read", &this.path, e))?;
             if links.nlink() > 0 {
@@ -130,6 +130,25 @@ impl PinDir {
             this = Self::create(&this.path)?;
         }
         Err(io_error("lock", &this.path, io::Error::from(io::ErrorKind::NotFound)))
+    }
+
+    fn wait_for_lock(&self) -> Result<(), BpffsError> {
+        let deadline = Instant::now() + LOCK_WAIT;
+        loop {
+            match self.directory.try_lock() {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    std::thread::sleep(LOCK_INTERVAL);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let pid = self.holder();
+                    return Err(BpffsError::Locked { path: self.path.clone(), pid });
+                }
+                Err(TryLockError::Error(source)) => {
+                    return Err(io_error("lock", &self.path, source));
+                }
+            }
+        }
     }
 
     /// The process that holds the lock, from /proc/locks.
@@ -267,7 +286,8 @@ fn on_bpffs(path: &Path) -> Result<bool, BpffsError> {
     for directory in path.ancestors() {
         match statfs(directory) {
             Ok(found) => return Ok(found.filesystem_type() == BPF_FS_MAGIC),
-            Err(nix::errno::Errno::ENOENT) => {}
+            // EPERM: bpffs, asked for a name with a dot.
+            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::EPERM) => {}
             Err(error) => return Err(io_error("look at", directory, error.into())),
         }
     }

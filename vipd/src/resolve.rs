@@ -35,25 +35,30 @@ struct Known {
 }
 
 impl Resolver {
-    /// The address of `host`, IPv4 if it has one: at once for an address and for a name that was
-    /// ever resolved, else after a lookup of at most two seconds.
-    pub async fn resolve(&self, host: &str, port: u16) -> Result<SocketAddr, Error> {
-        if let Some(ip) = self.remembered(host) {
-            return Ok(SocketAddr::new(ip, port));
+    /// The address of `host`, if it is one or was looked up before. Never waits.
+    pub fn known(&self, host: &str, port: u16) -> Option<SocketAddr> {
+        if let Ok(ip) = host.parse() {
+            return Some(SocketAddr::new(ip, port));
         }
-        self.look_up(host).await.map(|ip| SocketAddr::new(ip, port))
+        let mut known = self.lock();
+        let entry = known.get_mut(host)?;
+        entry.used = Instant::now();
+        Some(SocketAddr::new(entry.ip, port))
     }
 
-    /// Like [`Resolver::resolve`], but a remembered name that isn't fresh is looked up again: for
-    /// callers that nobody waits for.
-    pub async fn refresh(&self, host: &str, port: u16) -> Result<SocketAddr, Error> {
-        let known = self.lock().get(host).copied();
+    /// The address of `host`, IPv4 if it has one. A name that was not looked up in the last five
+    /// seconds is looked up, for at most two seconds.
+    pub async fn resolve(&self, host: &str, port: u16) -> Result<SocketAddr, Error> {
+        let known = self.known(host, port);
+        let is_fresh = match self.lock().get(host) {
+            Some(entry) => entry.looked_up.elapsed() < FRESH,
+            // An address, or a name that isn't known yet.
+            None => true,
+        };
         match known {
-            Some(known) if known.looked_up.elapsed() > FRESH => {
-                let ip = self.look_up(host).await.unwrap_or(known.ip);
-                Ok(SocketAddr::new(ip, port))
-            }
-            _ => self.resolve(host, port).await,
+            Some(addr) if is_fresh => Ok(addr),
+            Some(old) => Ok(self.look_up(host).await.map_or(old, |ip| SocketAddr::new(ip, port))),
+            None => self.look_up(host).await.map(|ip| SocketAddr::new(ip, port)),
         }
     }
 
@@ -62,16 +67,6 @@ impl Resolver {
         let known = self.lock();
         let of_ip = known.iter().filter(|(_, entry)| entry.ip == ip);
         of_ip.max_by_key(|(_, entry)| entry.looked_up).map(|(name, _)| name.clone())
-    }
-
-    fn remembered(&self, host: &str) -> Option<IpAddr> {
-        if let Ok(ip) = host.parse() {
-            return Some(ip);
-        }
-        let mut known = self.lock();
-        let entry = known.get_mut(host)?;
-        entry.used = Instant::now();
-        Some(entry.ip)
     }
 
     async fn look_up(&self, host: &str) -> Result<IpAddr, Error> {
@@ -133,7 +128,8 @@ mod tests {
         }
         assert_eq!(resolver.lock().len(), 1);
         let loopback: IpAddr = "127.0.0.1".parse().unwrap();
-        assert_eq!(resolver.remembered("localhost"), Some(loopback));
+        assert_eq!(resolver.known("localhost", 1), Some(SocketAddr::new(loopback, 1)));
+        assert_eq!(resolver.known("elsewhere", 1), None);
         assert_eq!(resolver.name_of(loopback).as_deref(), Some("localhost"));
         assert_eq!(resolver.name_of("198.18.0.101".parse().unwrap()), None);
     }

@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Monotonic;
 use crate::timeline;
 
 /// The whole document.
@@ -169,21 +170,17 @@ impl From<&timeline::Timeline> for Timeline {
     }
 }
 
-impl Timeline {
-    /// Its moments with their names, those that were seen, in order of time.
-    fn moments(&self) -> Vec<(&'static str, u64)> {
-        let all = [
-            ("+sdown", self.sdown_ns),
-            ("+odown", self.odown_ns),
-            ("+selected-slave", self.selected_ns),
-            ("+switch-master", self.switch_master_ns),
-            ("ROLE = master", self.role_confirmed_ns),
-            ("flip", self.flip_ns),
-            ("first packet", self.first_packet_ns),
-        ];
-        let mut seen: Vec<_> = all.into_iter().filter_map(|(name, at)| Some((name, at?))).collect();
-        seen.sort_by_key(|(_, at)| *at);
-        seen
+impl From<&Timeline> for timeline::Timeline {
+    fn from(it: &Timeline) -> Self {
+        Self {
+            sdown: it.sdown_ns.map(Monotonic),
+            odown: it.odown_ns.map(Monotonic),
+            selected: it.selected_ns.map(Monotonic),
+            switch_master: it.switch_master_ns.map(Monotonic),
+            role_confirmed: it.role_confirmed_ns.map(Monotonic),
+            flip: it.flip_ns.map(Monotonic),
+            first_packet: it.first_packet_ns.map(Monotonic),
+        }
     }
 }
 
@@ -262,11 +259,11 @@ impl fmt::Display for Failover {
             "failover of {} from {from} to {}, epoch {}:",
             self.service, self.to, self.epoch
         )?;
-        let moments = self.timeline.moments();
+        let moments = timeline::Timeline::from(&self.timeline).moments();
         let Some((_, start)) = moments.first().copied() else { return Ok(()) };
         let mut lines = String::new();
         for (name, at) in moments {
-            writeln!(lines, "  {:>10.3} ms  {name}", (at - start) as f64 / 1e6)?;
+            writeln!(lines, "  {:>10.3} ms  {name}", at.since(start).as_secs_f64() * 1e3)?;
         }
         f.write_str(&lines)
     }

@@ -2,6 +2,7 @@
 //! the first packet on one axis (CLOCK_MONOTONIC). Only for people; nothing is decided from it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -57,6 +58,37 @@ pub struct Timeline {
     pub flip: Option<Monotonic>,
     /// The kernel sent the first packet to the new master (its time, not the daemon's).
     pub first_packet: Option<Monotonic>,
+}
+
+impl Timeline {
+    /// Its moments by name, those that were seen, in order of time.
+    pub fn moments(&self) -> Vec<(&'static str, Monotonic)> {
+        let all = [
+            ("+sdown", self.sdown),
+            ("+odown", self.odown),
+            ("+selected-slave", self.selected),
+            ("+switch-master", self.switch_master),
+            ("ROLE = master", self.role_confirmed),
+            ("flip", self.flip),
+            ("first packet", self.first_packet),
+        ];
+        let mut seen: Vec<_> = all.into_iter().filter_map(|(name, at)| Some((name, at?))).collect();
+        seen.sort_by_key(|(_, at)| *at);
+        seen
+    }
+}
+
+/// One line: milliseconds since the first moment.
+impl fmt::Display for Timeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let moments = self.moments();
+        let Some((_, start)) = moments.first().copied() else { return f.write_str("nothing seen") };
+        for (index, (name, at)) in moments.into_iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{name} {:.3} ms", at.since(start).as_secs_f64() * 1e3)?;
+        }
+        Ok(())
+    }
 }
 
 /// What a Sentinel's pub/sub says about a master, reduced to what a timeline shows.

@@ -71,7 +71,7 @@ impl BpfToolchain {
             &format!("linker={linker}"),
             "debuginfo=2",
             "target-cpu=v2",
-            "target-feature=+allows-misaligned-mem-access",
+            "link-arg=--cpu-features=+allows-misaligned-mem-access",
             "link-arg=--btf",
         ];
         // 0x1f separates them, so that a path may hold spaces.

@@ -11,6 +11,9 @@ pub const DIRECTOR: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 50);
 pub const R1: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 101);
 pub const R2: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 102);
 
+pub const CLIENT_2: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 11);
+pub const ROUTER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+
 pub const CLIENT_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x10]);
 pub const DIRECTOR_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x50]);
 pub const R1_MAC: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
@@ -31,6 +34,7 @@ pub struct Tcp {
     pub flags: &'static str,
     pub seq: u32,
     pub ack: u32,
+    pub options: Vec<u8>,
     pub payload: Vec<u8>,
 }
 
@@ -45,8 +49,46 @@ impl Tcp {
             flags,
             seq: 1000,
             ack: if flags.contains('A') { 5000 } else { 0 },
+            options: Vec::new(),
             payload: Vec::new(),
         }
+    }
+
+    /// From the master, to the source address and port that NAT chose.
+    pub fn from_r1(flags: &'static str, port: u16) -> Self {
+        Self {
+            from: (R1_MAC, R1, BACKEND_PORT),
+            to: (DIRECTOR_MAC, DIRECTOR, port),
+            ..Self::to_vip(flags)
+        }
+        .seq(5000, 1001)
+    }
+
+    /// What NAT makes of a segment from the client: sent from `port` to the master.
+    pub fn at_r1(&self, port: u16) -> Self {
+        let ttl = self.ttl - 1;
+        self.moved((DIRECTOR_MAC, DIRECTOR, port), (R1_MAC, R1, BACKEND_PORT), ttl)
+    }
+
+    /// What NAT makes of a segment from the master.
+    pub fn at_client(&self) -> Self {
+        let ttl = self.ttl - 1;
+        self.moved((DIRECTOR_MAC, VIP, SERVICE_PORT), (CLIENT_MAC, CLIENT, CLIENT_PORT), ttl)
+    }
+
+    pub fn client(mut self, addr: Ipv4Addr, port: u16) -> Self {
+        (self.from.1, self.from.2) = (addr, port);
+        self
+    }
+
+    pub fn ttl(mut self, ttl: u8) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    pub fn options(mut self, options: &[u8]) -> Self {
+        self.options = options.to_vec();
+        self
     }
 
     pub fn seq(mut self, seq: u32, ack: u32) -> Self {
@@ -93,9 +135,31 @@ impl Tcp {
             };
         }
         let mut frame = Vec::new();
-        tcp.write(&mut frame, &self.payload).unwrap();
+        tcp.options_raw(&self.options).unwrap().write(&mut frame, &self.payload).unwrap();
         frame
     }
+
+    /// The first `length` bytes of its datagram: what an ICMP error quotes.
+    pub fn quote(&self, length: usize) -> Vec<u8> {
+        self.frame()[14..14 + length].to_vec()
+    }
+}
+
+/// An ICMP message; `rest` are bytes 4 to 7.
+pub fn icmp(
+    from: (MacAddr, Ipv4Addr),
+    to: (MacAddr, Ipv4Addr),
+    ttl: u8,
+    (kind, code, rest): (u8, u8, [u8; 4]),
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(from.0.0, to.0.0)
+        .ipv4(from.1.octets(), to.1.octets(), ttl)
+        .icmpv4_raw(kind, code, rest)
+        .write(&mut frame, payload)
+        .unwrap();
+    frame
 }
 
 /// The reset that should answer `segment`, as RFC 9293 section 3.10.7.1 has it.
@@ -112,6 +176,7 @@ pub fn reset_of(segment: &Tcp) -> Vec<u8> {
         flags: if acked { "R" } else { "RA" },
         seq: if acked { segment.ack } else { 0 },
         ack: if acked { 0 } else { segment.seq.wrapping_add(length) },
+        options: Vec::new(),
         payload: Vec::new(),
     }
     .frame();

@@ -2,6 +2,7 @@
 //! `BPF_PROG_TEST_RUN`.
 
 use std::net::Ipv4Addr;
+use std::process::Command;
 
 use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{TestRun as _, Xdp};
@@ -24,6 +25,25 @@ pub enum Xdp_ {
     Pass,
     Tx,
     Redirect,
+}
+
+/// `struct xdp_md`: with it `BPF_PROG_TEST_RUN` lets a frame come in by a chosen interface.
+#[repr(C)]
+#[derive(Default)]
+struct XdpMd {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ifindex: u32,
+    rx_queue: u32,
+    egress_ifindex: u32,
+}
+
+impl XdpMd {
+    fn as_bytes(&self) -> &[u8] {
+        // SAFETY: six integers without padding, borrowed as long as `self`.
+        unsafe { std::slice::from_raw_parts((&raw const *self).cast(), size_of::<Self>()) }
+    }
 }
 
 /// What became of a frame.
@@ -125,16 +145,37 @@ impl Kernel {
         events
     }
 
+    /// Runs the program on a frame and compares all there is to compare.
+    #[track_caller]
+    pub fn expect(&mut self, what: &str, frame: &[u8], expected: (Verdict, Xdp_), out: &[u8]) {
+        let run = self.run(frame);
+        assert_eq!((run.verdict, run.action), expected, "{what}");
+        assert_eq!(run.frame, out, "{what}");
+    }
+
+    /// The same for a frame that must stay as it is.
+    #[track_caller]
+    pub fn expect_untouched(&mut self, what: &str, frame: &[u8], expected: (Verdict, Xdp_)) {
+        self.expect(what, frame, expected, frame);
+    }
+
     /// Runs the program on a frame. Panics unless exactly one counter moved, by one packet and
     /// the frame's bytes.
     pub fn run(&mut self, frame: &[u8]) -> Run {
+        self.run_from(INGRESS, frame)
+    }
+
+    /// The same for a frame that comes in by another interface, which must exist.
+    pub fn run_from(&mut self, ifindex: u32, frame: &[u8]) -> Run {
         let before = self.counters();
-        let mut out = vec![0; 65_536];
+        let mut out = vec![0; frame.len() + 64];
+        let context = XdpMd { data_end: frame.len() as u32, ifindex, ..XdpMd::default() };
         let result = self
             .program("vipd")
             .test_run(TestRunOptions {
                 data_in: Some(frame),
                 data_out: Some(&mut out),
+                ctx_in: Some(context.as_bytes()),
                 ..TestRunOptions::new()
             })
             .unwrap_or_else(|error| panic!("BPF_PROG_TEST_RUN of {} bytes: {error}", frame.len()));
@@ -158,6 +199,27 @@ impl Kernel {
             other => panic!("XDP action {other}"),
         };
         Run { verdict, action, frame: out }
+    }
+
+    /// Runs the program on a frame, and looks at nothing.
+    pub fn feed(&self, frame: &[u8]) {
+        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
+        self.program("vipd").test_run(options).unwrap();
+    }
+
+    /// Packets that left with this verdict.
+    pub fn count(&mut self, verdict: Verdict) -> u64 {
+        self.counters()[verdict as usize].packets
+    }
+
+    /// Removes every entry of the flow tables.
+    pub fn forget_flows(&mut self) {
+        for table in [maps::FLOWS, maps::HALF_OPEN] {
+            let keys: Vec<_> = self.flows(table).into_iter().map(|(key, _)| key).collect();
+            for key in keys {
+                self.hash::<FlowKey, Flow>(table).remove(&key).unwrap();
+            }
+        }
     }
 
     /// Mean ns a run of a program on `frame`, over `repeat` runs. The frame must come out as it
@@ -191,6 +253,13 @@ impl Kernel {
     fn hash<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {
         HashMap::try_from(self.map(name)).unwrap()
     }
+}
+
+/// A new interface in this thread's network namespace; its index.
+pub fn new_interface(name: &str) -> u32 {
+    let made = Command::new("ip").args(["link", "add", name, "type", "veth"]).status();
+    assert!(made.is_ok_and(|status| status.success()), "ip link add {name}");
+    nix::net::if_::if_nametoindex(name).unwrap()
 }
 
 /// A NAT backend on the ingress link, reached directly.

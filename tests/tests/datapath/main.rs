@@ -2,5 +2,13 @@
 //! every byte of what comes out.
 
 mod arp;
+mod director;
+mod dsr;
+mod flood;
 mod frames;
+mod icmp;
 mod kernel;
+mod malformed;
+mod nat;
+mod refused;
+mod vlan;

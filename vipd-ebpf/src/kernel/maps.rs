@@ -4,7 +4,7 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
 use aya_ebpf::bindings::xdp_action::XDP_ABORTED;
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
@@ -23,7 +23,7 @@ static VIPS: HashMap<Ipv4Bytes, Address> = HashMap::with_max_entries(MAX_VIPS, 0
 #[map]
 static SERVICES: HashMap<ServiceKey, u32> = HashMap::with_max_entries(MAX_SERVICES, 0);
 #[map]
-static ACTIVE: Array<u64> = Array::with_max_entries(MAX_SERVICES, 0);
+static ACTIVE: Array<u64> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
 #[map]
 static BACKENDS: Array<Backend> = Array::with_max_entries(MAX_SLOTS, 0);
 #[map]

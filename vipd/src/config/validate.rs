@@ -218,7 +218,7 @@ fn services(vip_place: &str, vip: &Vip, problems: &mut Problems) {
         }
         match backend_port {
             Some(0) => problems.push(&place, "backend_port 0 can't be connected to"),
-            Some(backend_port) if vip.mode == Mode::Dsr && backend_port != port => problems.push(
+            Some(_) if vip.mode == Mode::Dsr => problems.push(
                 &place,
                 "mode \"dsr\" can't translate ports: remove `backend_port` and give the service \
                  the port that Redis listens on, or use mode \"nat\"",

@@ -36,7 +36,7 @@ pub enum Error {
     #[error("unreachable: {0}")]
     Unreachable(String),
     /// Nothing came in time.
-    #[error("no answer within {} ms {during}", after.as_millis())]
+    #[error("no answer within {} ms {during}{hint}", after.as_millis(), hint = timeout_hint(*during))]
     Timeout {
         /// What was waited for.
         during: Phase,
@@ -159,6 +159,14 @@ impl fmt::Display for Phase {
             Self::Login => "while logging in",
             Self::Answer => "to a request",
         })
+    }
+}
+
+fn timeout_hint(during: Phase) -> &'static str {
+    match during {
+        // A Redis without TLS waits for the end of what it takes for a command.
+        Phase::Tls => "; it may not speak TLS on that port",
+        Phase::Resolve | Phase::Connect | Phase::Login | Phase::Answer => "",
     }
 }
 

@@ -243,10 +243,11 @@ fn refused(error: &ProgramError, link: &Link, mode: AyaMode) -> DatapathError {
                     why: "another XDP program was there a moment ago; try again".to_owned(),
                 });
         }
+        // veth looks at its peer's MTU: what arrives must fit one page.
         Some(libc::ERANGE) => format!(
-            "MTU {} is too large; lower it (`ip link set dev {} mtu {SINGLE_PAGE_MTU}` always \
-             fits) or use generic mode",
-            link.mtu, link.name
+            "the MTU is too large (here {}; on veth the peer's counts). Lower it to \
+             {SINGLE_PAGE_MTU}, which always fits, or use generic mode",
+            link.mtu
         ),
         Some(libc::EOPNOTSUPP) => "the driver does not support it".to_owned(),
         Some(libc::EINVAL) if link.mtu > SINGLE_PAGE_MTU => format!(

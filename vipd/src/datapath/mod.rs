@@ -33,6 +33,7 @@ use crate::bpffs::{PinDir, interface_of};
 use crate::config::XdpMode;
 use crate::plan::{Actual, Step};
 
+mod active;
 mod attach;
 mod error;
 mod events;

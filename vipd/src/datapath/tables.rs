@@ -14,13 +14,14 @@ use vipd_common::maps::{
 use vipd_common::verdict::Verdict;
 
 use super::DatapathError;
+use super::active::ActiveTable;
 use crate::plan::{Actual, Step};
 
 /// The maps by name, with their key and value types.
 pub(super) struct Tables {
     addresses: HashMap<MapData, Ipv4Bytes, Address>,
     services: HashMap<MapData, ServiceKey, u32>,
-    active: Array<MapData, Active>,
+    active: ActiveTable,
     backends: Array<MapData, Backend>,
     confirmed: Array<MapData, Confirmed>,
     interfaces: HashMap<MapData, u32, Interface>,
@@ -49,11 +50,12 @@ impl Tables {
     fn new(
         mut take: impl FnMut(&'static str) -> Result<Map, DatapathError>,
     ) -> Result<Self, DatapathError> {
+        let active = ActiveTable::new(take(maps::ACTIVE)?)?;
         let mut typed = |name| take(name).map(|map| (name, map));
         Ok(Self {
             addresses: convert(typed(maps::VIPS)?)?,
             services: convert(typed(maps::SERVICES)?)?,
-            active: convert(typed(maps::ACTIVE)?)?,
+            active,
             backends: convert(typed(maps::BACKENDS)?)?,
             confirmed: convert(typed(maps::CONFIRMED)?)?,
             interfaces: convert(typed(maps::INTERFACES)?)?,
@@ -85,9 +87,7 @@ impl Tables {
             Step::WriteSlot { slot, backend } => {
                 set(&mut self.backends, maps::BACKENDS, slot.into(), backend)
             }
-            Step::SetActive { service, active } => {
-                set(&mut self.active, maps::ACTIVE, service, active)
-            }
+            Step::SetActive { service, active } => self.active.store(service, active),
             Step::SetConfirmed { service, confirmed } => {
                 set(&mut self.confirmed, maps::CONFIRMED, service, confirmed)
             }
@@ -147,8 +147,7 @@ impl Tables {
                 actual.slots.insert(slot, backend);
             }
         }
-        for (service, active) in (0..).zip(self.active.iter()) {
-            let active = active.map_err(|e| unreadable(maps::ACTIVE, e))?;
+        for (service, active) in self.active.iter() {
             if active != Active::default() {
                 actual.active.insert(service, active);
             }

@@ -44,6 +44,9 @@ const QUEUE: usize = 512;
 /// What should be and what is are compared this often even if nothing happens.
 const RECONCILE: Duration = Duration::from_secs(1);
 
+/// What is solved sooner than this was no problem: a next hop that is just being resolved, say.
+const LASTING: Duration = Duration::from_secs(1);
+
 /// Runs until SIGTERM or SIGINT.
 ///
 /// # Errors
@@ -73,7 +76,10 @@ struct Driver {
     possession: Possession,
     knowledge: Knowledge,
     failovers: VecDeque<FailoverRecord>,
-    problems: BTreeSet<Problem>,
+    /// What isn't as it should be, since when.
+    problems: BTreeMap<Problem, Instant>,
+    /// Those that were logged.
+    reported: BTreeSet<Problem>,
     _control: Control,
 }
 
@@ -106,7 +112,7 @@ impl Driver {
         let settings = Settings {
             configured_sentinels: config.sentinel.endpoints.len(),
             on_sentinel_loss: config.daemon.on_sentinel_loss,
-            masters: topology.masters,
+            masters: topology.masters.len(),
         };
         let targets = topology.adopted(&adopted.actual);
         let failover = Failover::new(settings, targets, Monotonic::now());
@@ -132,7 +138,8 @@ impl Driver {
             next_hops: HashMap::new(),
             possession,
             failovers: VecDeque::new(),
-            problems: BTreeSet::new(),
+            problems: BTreeMap::new(),
+            reported: BTreeSet::new(),
             _control: control,
             config,
         };
@@ -242,13 +249,17 @@ impl Driver {
                 }
                 Command::Record(record) => self.record(record),
                 Command::Notice { master, notice } => {
-                    warn!(master = self.knowledge.name(master), "{notice}");
+                    let sentinel = notice.sentinel().map(|it| self.knowledge.endpoint(it));
+                    warn!(master = self.knowledge.name(master), sentinel, "{notice}");
                 }
             }
         }
     }
 
     fn record(&mut self, record: FailoverRecord) {
+        if record.timeline.first_packet.is_some() {
+            info!(master = self.knowledge.name(record.master), "{}", record.timeline);
+        }
         if let Some(known) = self.failovers.iter_mut().find(|known| known.id == record.id) {
             *known = record;
             return;
@@ -392,14 +403,22 @@ impl Driver {
     }
 
     fn report_problems(&mut self, problems: Vec<Problem>) {
-        let problems: BTreeSet<Problem> = problems.into_iter().collect();
-        for new in problems.difference(&self.problems) {
-            warn!("{new}");
+        let now = Instant::now();
+        let before = std::mem::take(&mut self.problems);
+        for problem in problems {
+            let since = before.get(&problem).copied().unwrap_or(now);
+            self.problems.insert(problem, since);
+            if now.duration_since(since) >= LASTING && self.reported.insert(problem) {
+                warn!("{problem}");
+            }
         }
-        for solved in self.problems.difference(&problems) {
-            info!("no longer: {solved}");
-        }
-        self.problems = problems;
+        self.reported.retain(|problem| {
+            let lasts = self.problems.contains_key(problem);
+            if !lasts {
+                info!("no longer: {problem}");
+            }
+            lasts
+        });
     }
 
     /// The attached interfaces, as they are now.

@@ -82,7 +82,7 @@ impl Driver {
         let attached = self.datapath.interfaces();
         let links = attached.iter().map(|it| format!("XDP link on {}, pinned in {pins}", it.name));
         let maps = format!("{} maps, pinned in {pins}", vipd_common::maps::ALL.len());
-        let mut problems: Vec<String> = self.problems.iter().map(ToString::to_string).collect();
+        let mut problems: Vec<String> = self.problems.keys().map(ToString::to_string).collect();
         problems.extend(self.possession.problems());
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -100,18 +100,8 @@ impl Resolver {
         if !link.running {
             return Err(Unreachable::LinkDown(link.name.clone()));
         }
-        let not_ethernet = || Unreachable::NotEthernet(link.name.clone());
-        let (port, vlan) = match link.vlan {
-            None => (link, 0),
-            Some((parent, id)) => {
-                let parent = tables.links.get(&parent).ok_or_else(not_ethernet)?;
-                if parent.vlan.is_some() {
-                    return Err(not_ethernet());
-                }
-                (parent, id)
-            }
-        };
-        let own_mac = port.mac.ok_or_else(not_ethernet)?;
+        let (port, vlan) = port_of(link, &tables.links)?;
+        let own_mac = port.mac.ok_or_else(|| Unreachable::NotEthernet(link.name.clone()))?;
 
         let hop = (route.ifindex, route.router.unwrap_or(node));
         self.relevant.insert(hop);
@@ -227,6 +217,19 @@ impl Resolver {
     }
 }
 
+/// The interface that sees the frames, and their VLAN id: for an 802.1Q device its parent.
+fn port_of<'a>(
+    link: &'a Link,
+    links: &'a BTreeMap<u32, Link>,
+) -> Result<(&'a Link, u16), Unreachable> {
+    let Some((parent, id)) = link.vlan else { return Ok((link, 0)) };
+    match links.get(&parent) {
+        Some(parent) if parent.vlan.is_none() => Ok((parent, id)),
+        // Two tags, or a parent in another network namespace.
+        _ => Err(Unreachable::NotEthernet(link.name.clone())),
+    }
+}
+
 /// Never for a static entry: `NTF_USE` would clear its NUD_PERMANENT.
 fn needs_resolution(entry: Option<&Entry>, confirm: bool) -> bool {
     match entry.map(|entry| entry.state) {
@@ -279,6 +282,32 @@ mod tests {
         assert_eq!(network_of(address, 15), Ipv4Addr::new(198, 18, 0, 0));
         assert_eq!(network_of(address, 32), address);
         assert_eq!(network_of(address, 0), Ipv4Addr::UNSPECIFIED);
+    }
+
+    #[test]
+    fn a_vlan_device_is_its_parent_and_one_tag_and_two_tags_are_refused() {
+        let link = |ifindex, vlan| Link {
+            ifindex,
+            name: format!("if{ifindex}"),
+            mac: Some(MacAddr([2, 0, 0, 0, 0, ifindex as u8])),
+            mtu: 1_500,
+            admin_up: true,
+            running: true,
+            oper_state: "up",
+            vlan,
+            xdp: None,
+        };
+        let links: BTreeMap<_, _> =
+            [link(1, None), link(2, Some((1, 7))), link(3, Some((2, 8))), link(4, Some((99, 9)))]
+                .into_iter()
+                .map(|link| (link.ifindex, link))
+                .collect();
+        assert_eq!(port_of(&links[&1], &links), Ok((&links[&1], 0)));
+        assert_eq!(port_of(&links[&2], &links), Ok((&links[&1], 7)));
+        for inner in [3, 4] {
+            let refused = Err(Unreachable::NotEthernet(format!("if{inner}")));
+            assert_eq!(port_of(&links[&inner], &links), refused);
+        }
     }
 
     #[test]

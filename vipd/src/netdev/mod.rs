@@ -136,29 +136,25 @@ pub enum Expected {
 impl Facts {
     /// What attaching with `mode` would give.
     pub fn expected(&self, mode: config::XdpMode) -> Expected {
-        let why_not_native = match &self.native {
-            NativeXdp::Unsupported => Some(format!(
-                "the driver{} has no native XDP",
-                self.driver.as_ref().map(|d| format!(" {d}")).unwrap_or_default()
-            )),
-            NativeXdp::Supported { .. }
-                if self.driver.as_deref() == Some("veth") && self.link.mtu > SINGLE_PAGE_MTU =>
-            {
-                Some(format!(
-                    "MTU {} is too large for native XDP on veth (at most {SINGLE_PAGE_MTU})",
-                    self.link.mtu
+        let driver = self.driver.as_deref().unwrap_or("unknown");
+        let mtu = self.link.mtu;
+        match (mode, &self.native) {
+            (config::XdpMode::Generic, _) => Expected::Generic("xdp_mode = \"generic\"".to_owned()),
+            (config::XdpMode::Native, NativeXdp::Unsupported) => {
+                Expected::Refused(format!("its driver ({driver}) has no native XDP"))
+            }
+            (config::XdpMode::Auto, NativeXdp::Unsupported) => {
+                Expected::Generic(format!("its driver ({driver}) has no native XDP"))
+            }
+            (_, NativeXdp::Unknown(why)) => Expected::Unknown(why.clone()),
+            // Only an attachment would tell: drivers differ, and veth looks at its peer's MTU.
+            (_, NativeXdp::Supported { .. }) if mtu > SINGLE_PAGE_MTU => {
+                Expected::Unknown(format!(
+                    "with MTU {mtu} its driver ({driver}) may refuse native XDP, for which \
+                 {SINGLE_PAGE_MTU} always fits"
                 ))
             }
-            NativeXdp::Supported { .. } | NativeXdp::Unknown(_) => None,
-        };
-        match (mode, why_not_native, &self.native) {
-            (config::XdpMode::Generic, _, _) => {
-                Expected::Generic("xdp_mode = \"generic\"".to_owned())
-            }
-            (config::XdpMode::Native, Some(why), _) => Expected::Refused(why),
-            (config::XdpMode::Auto, Some(why), _) => Expected::Generic(why),
-            (_, None, NativeXdp::Unknown(why)) => Expected::Unknown(why.clone()),
-            (_, None, _) => Expected::Native,
+            (_, NativeXdp::Supported { .. }) => Expected::Native,
         }
     }
 }
@@ -376,10 +372,60 @@ fn attached_xdp(attributes: &[LinkXdp]) -> Option<AttachedXdp> {
     Some(AttachedXdp { program_id, mode })
 }
 
-/// Whether a notification is about links (for [`crate::neighbour`]).
+/// The rtnetlink message in a datagram's part (for [`crate::neighbour`]).
 pub(crate) fn payload(bytes: &[u8]) -> Option<RouteNetlinkMessage> {
     match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes).ok()?.payload {
         NetlinkPayload::InnerMessage(message) => Some(message),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rtnetlink::packet_route::link::{InfoKind, LinkHeader};
+
+    use super::*;
+
+    fn message(attributes: Vec<LinkAttribute>) -> LinkMessage {
+        let mut message = LinkMessage::default();
+        message.header = LinkHeader {
+            index: 5,
+            link_layer_type: LinkLayerType::Ether,
+            flags: LinkFlags::Up | LinkFlags::LowerUp,
+            ..LinkHeader::default()
+        };
+        message.attributes = attributes;
+        message
+    }
+
+    #[test]
+    fn a_vlan_device_names_its_parent_and_its_tag() {
+        let link = parse_link(message(vec![
+            LinkAttribute::IfName("eth0.7".to_owned()),
+            LinkAttribute::Link(2),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(7)])),
+            ]),
+        ]));
+        assert_eq!((link.vlan, link.running), (Some((2, 7)), true));
+    }
+
+    #[test]
+    fn a_veth_has_a_peer_but_no_vlan() {
+        let link = parse_link(message(vec![LinkAttribute::Link(2)]));
+        assert_eq!(link.vlan, None);
+    }
+
+    #[test]
+    fn a_program_in_two_places_is_reported_with_the_first_id() {
+        let both = [
+            LinkXdp::Attached(XdpAttached::Multiple),
+            LinkXdp::DrvProgId(12),
+            LinkXdp::SkbProgId(13),
+        ];
+        let expected = AttachedXdp { program_id: 12, mode: AttachedMode::Multiple };
+        assert_eq!(attached_xdp(&both), Some(expected));
+        assert_eq!(attached_xdp(&[LinkXdp::Attached(XdpAttached::None)]), None);
     }
 }

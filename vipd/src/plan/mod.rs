@@ -95,7 +95,7 @@ pub fn diff(topology: &Topology, wanted: &Wanted<'_>, actual: &Actual) -> Plan {
     let mut steps = Vec::new();
     withdraw(&mut steps, &lines, &addresses, actual);
     prepare(&mut steps, wanted, &lines, &addresses, &slots, actual);
-    commit(&mut steps, &lines, actual);
+    commit(&mut steps, topology, &lines, actual);
     announce(&mut steps, &addresses, actual);
     clean_up(&mut steps, wanted, &lines, &addresses, actual);
     Plan { steps, problems }
@@ -338,11 +338,12 @@ fn prepare(
 }
 
 /// Step 3: the cutover.
-fn commit(steps: &mut Vec<Step>, lines: &[Line<'_>], actual: &Actual) {
+fn commit(steps: &mut Vec<Step>, topology: &Topology, lines: &[Line<'_>], actual: &Actual) {
     for line in lines {
         let service = line.place.index;
         let Some((target, _)) = line.place.target else { continue };
-        let confirmed = topology::confirmed(target);
+        let name = topology.masters.get(line.place.route.service.master.0).copied();
+        let confirmed = topology::confirmed(name.unwrap_or_default(), target);
         // A new service's was erased before.
         let is_new = !actual.services.contains_key(&line.place.key);
         if is_new || actual.confirmed(service) != confirmed {

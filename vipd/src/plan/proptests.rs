@@ -114,7 +114,7 @@ fn any_world() -> impl Strategy<Value = World> {
             topology: Topology {
                 vips: [vips.0, vips.1].into_iter().flatten().collect(),
                 source_ports: PortRange { first: 61_000, last: 65_535 },
-                masters: MASTERS,
+                masters: (0..MASTERS as u64).collect(),
             },
             desired,
             nodes,

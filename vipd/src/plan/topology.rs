@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use vipd_common::addr::mapped;
-use vipd_common::maps::{Confirmed, ServiceKey};
+use vipd_common::maps::{Confirmed, ServiceKey, name_hash};
 
 use super::Actual;
 use crate::config::{Config, Mode, PortRange, Source};
@@ -18,8 +18,8 @@ pub struct Topology {
     pub vips: Vec<Vip>,
     /// For NAT from an address of this host.
     pub source_ports: PortRange,
-    /// `MasterId`s are below this.
-    pub masters: usize,
+    /// [`name_hash`] of each master name, by `MasterId`.
+    pub masters: Vec<u64>,
 }
 
 /// One VIP.
@@ -72,7 +72,7 @@ impl Topology {
         Self {
             vips: vips.collect(),
             source_ports: config.daemon.source_ports,
-            masters: names.len(),
+            masters: names.iter().map(|name| name_hash(name)).collect(),
         }
     }
 
@@ -91,10 +91,15 @@ impl Topology {
     /// [`Failover::new`](crate::failover::Failover::new): the highest epoch among the services of
     /// each master (a daemon that dies in the middle of a commit leaves them apart).
     pub fn adopted(&self, actual: &Actual) -> Vec<Option<Target>> {
-        let mut adopted: Vec<Option<Target>> = vec![None; self.masters];
+        let mut adopted: Vec<Option<Target>> = vec![None; self.masters.len()];
         for (vip, service) in self.services() {
             let Some(&index) = actual.services.get(&vip.key(service)) else { continue };
-            let Some(found) = confirmed_target(&actual.confirmed(index)) else { continue };
+            let confirmed = actual.confirmed(index);
+            // Confirmed for another name, before the configuration was changed.
+            if self.masters.get(service.master.0) != Some(&confirmed.master) {
+                continue;
+            }
+            let Some(found) = confirmed_target(&confirmed) else { continue };
             let Some(entry) = adopted.get_mut(service.master.0) else { continue };
             if entry.is_none_or(|known| known.epoch < found.epoch) {
                 *entry = Some(found);
@@ -116,14 +121,15 @@ impl Vip {
     }
 }
 
-/// How CONFIRMED stores a target.
-pub(super) fn confirmed(target: Target) -> Confirmed {
+/// How CONFIRMED stores a target of the master whose name has this hash.
+pub(super) fn confirmed(master: u64, target: Target) -> Confirmed {
     Confirmed {
         epoch: target.epoch.0,
         addr: match target.addr {
             SocketAddr::V4(addr) => mapped(addr.ip().octets()),
             SocketAddr::V6(addr) => addr.ip().octets(),
         },
+        master,
         port: u32::from(target.addr.port()),
         valid: 1,
     }

@@ -2,6 +2,9 @@
 //!
 //! A promotion cuts that connection (Sentinel sends `CLIENT KILL TYPE normal` in the transaction
 //! of `SLAVEOF NO ONE`), so a cut is a reason to reconnect and ask at once.
+//!
+//! **Permissions.** An ACL user needs `+ping +role`. `+client|setname` and `+info` (for lag and
+//! histories) are useful.
 
 mod inspect;
 mod reply;

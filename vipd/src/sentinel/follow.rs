@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -61,6 +61,9 @@ pub(super) async fn run(
         };
         if let Some(since) = up_since {
             reported = None;
+            if follower.roster.send(Word::Lost { sentinel: id }).await.is_err() {
+                return;
+            }
             if since.elapsed() >= LEVEL {
                 backoff.reset();
             }
@@ -106,13 +109,15 @@ struct Session {
     rest: Wanted,
     views: Mutex<BTreeMap<MasterId, View>>,
     nodes: Mutex<BTreeMap<MasterId, Vec<Replica>>>,
+    /// Masters that are claimed by host name.
+    named: Mutex<BTreeMap<MasterId, Named>>,
 }
 
 impl Follower {
     /// Connects, subscribes, reads everything, and goes on until the Sentinel is lost.
     async fn session(&self, up_since: &mut Option<Instant>) -> Result<Never, Stop> {
         let Endpoint { host, port } = &self.endpoint;
-        let addr = self.context.resolver.refresh(host, *port).await?;
+        let addr = self.context.resolver.resolve(host, *port).await?;
         let dialer = &self.context.dialer;
         let (mut link, (sink, stream)) = tokio::try_join!(dialer.requests(host, addr), async {
             let mut subscriptions = dialer.subscriptions(host, addr).await?;
@@ -195,18 +200,15 @@ impl Follower {
             if matches!(event.kind, Kind::Topology | Kind::SwitchMaster | Kind::End) {
                 session.rest.urgent([master]);
             }
-            if let Some(what) = self.sighting(event.kind, event.node).await {
+            if let Some(what) = self.sighting(event.kind, event.node) {
                 self.tell(Report::Seen { sentinel: self.id, master, what, at }).await?;
             }
         }
     }
 
-    async fn sighting(&self, kind: Kind, node: Option<Named>) -> Option<Sighting> {
-        // Replicas' names were resolved when they were first read.
-        let addr = match node {
-            Some(Named { host, port }) => self.context.resolver.resolve(&host, port).await.ok(),
-            None => None,
-        };
+    fn sighting(&self, kind: Kind, node: Option<Named>) -> Option<Sighting> {
+        // Replicas' names were looked up when they were first read.
+        let addr = node.and_then(|node| self.context.resolver.known(&node.host, node.port));
         match kind {
             Kind::Sdown => Some(Sighting::Sdown),
             Kind::Odown => Some(Sighting::Odown),
@@ -261,13 +263,15 @@ impl Follower {
                     self.tell(Report::UnknownMaster { sentinel: self.id, master }).await?;
                 }
                 Sandwich::Claim { node, epoch, view } => {
-                    let addr = self.context.resolver.resolve(&node.host, node.port).await;
                     let sentinel = self.id;
-                    self.tell(match addr {
-                        Ok(addr) => Report::Claim { sentinel, master, addr, epoch },
-                        Err(error) => Report::Unresolvable { sentinel, master, error },
-                    })
-                    .await?;
+                    match self.context.resolver.known(&node.host, node.port) {
+                        Some(addr) => {
+                            self.tell(Report::Claim { sentinel, master, addr, epoch }).await?;
+                        }
+                        // Looked up beside, so that no other claim waits for DNS.
+                        None => session.rest.urgent([master]),
+                    }
+                    lock(&session.named).insert(master, node);
                     if changed(&session.views, master, &view) {
                         self.tell(Report::View { sentinel, master, view }).await?;
                     }
@@ -283,6 +287,7 @@ impl Follower {
         loop {
             // One at a time, so that a claim never waits behind more than one of these.
             for master in session.rest.next(1).await {
+                self.look_up_master(master, session).await?;
                 let name = self.name(master);
                 let mut questions = pipe();
                 questions.cmd("SENTINEL").arg("REPLICAS").arg(name);
@@ -312,6 +317,24 @@ impl Follower {
         }
     }
 
+    /// Keeps the address of a master that is claimed by host name up to date.
+    async fn look_up_master(&self, master: MasterId, session: &Session) -> Result<(), Stop> {
+        let Some(Named { host, port }) = lock(&session.named).get(&master).cloned() else {
+            return Ok(());
+        };
+        let before = self.context.resolver.known(&host, port);
+        match self.context.resolver.resolve(&host, port).await {
+            Ok(addr) if before == Some(addr) => Ok(()),
+            Ok(_) => {
+                session.claims.urgent([master]);
+                Ok(())
+            }
+            Err(error) => {
+                self.tell(Report::Unresolvable { sentinel: self.id, master, error }).await
+            }
+        }
+    }
+
     fn readable<T>(
         &self,
         answer: Option<Result<Value, Error>>,
@@ -335,7 +358,7 @@ impl Follower {
         session: &Session,
     ) -> Result<(), Stop> {
         let resolved = join_all(replicas.into_iter().map(|(node, replica)| async move {
-            let addr = self.context.resolver.refresh(&node.host, node.port).await;
+            let addr = self.context.resolver.resolve(&node.host, node.port).await;
             addr.map(|addr| replica.at(addr)).map_err(|error| (node, error))
         }));
         let mut replicas = Vec::new();
@@ -396,10 +419,14 @@ fn changed<T: Clone + PartialEq>(
     master: MasterId,
     value: &T,
 ) -> bool {
-    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut last = lock(last);
     if last.get(&master) == Some(value) {
         return false;
     }
     last.insert(master, value.clone());
     true
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -73,7 +73,7 @@ pub async fn inspect(
     endpoint: &Endpoint,
     masters: &[&str],
 ) -> Inspection {
-    let resolved = resolver.refresh(&endpoint.host, endpoint.port).await;
+    let resolved = resolver.resolve(&endpoint.host, endpoint.port).await;
     let answer = match &resolved {
         Ok(addr) => ask(dialer, resolver, endpoint, *addr, masters).await,
         Err(error) => Err(error.clone()),
@@ -143,7 +143,7 @@ async fn ask_about(
             Sandwich::Claim { node, epoch, view } => (node, epoch, view),
         };
         let mut known = KnownMaster {
-            addr: resolver.refresh(&node.host, node.port).await,
+            addr: resolver.resolve(&node.host, node.port).await,
             epoch,
             view,
             ckquorum: checked(ckquorum).map(|value| text(&value).unwrap_or_default().to_owned()),
@@ -151,7 +151,7 @@ async fn ask_about(
             sentinels: reply::peers(sentinels)?,
         };
         for (node, replica) in reply::replicas(replicas)? {
-            if let Ok(addr) = resolver.refresh(&node.host, node.port).await {
+            if let Ok(addr) = resolver.resolve(&node.host, node.port).await {
                 known.replicas.push(replica.at(addr));
             }
         }

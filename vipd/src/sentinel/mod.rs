@@ -11,6 +11,10 @@
 //! `sentinelGetCurrentMasterAddress` looks at `failover_state`, which `sentinelRefreshInstanceInfo`
 //! sets together with `config_epoch`). So the epoch of the former is paired with the address of
 //! the latter, and only if the epoch was the same before and after ([`reply::sandwich`]).
+//!
+//! **Permissions.** An ACL user needs `+ping +psubscribe +sentinel|myid +sentinel|master
+//! +sentinel|get-master-addr-by-name +sentinel|replicas +sentinel|sentinels` and all channels
+//! (`&*`). `+client|setname`, `+info` (for TILT) and `+sentinel|ckquorum` (for `check`) are useful.
 
 mod follow;
 mod inspect;
@@ -118,7 +122,8 @@ pub enum Report {
         /// What it sees.
         view: View,
     },
-    /// It has entered or left TILT: it still answers, but takes no part in failovers.
+    /// It has entered or left TILT: it still answers, but takes no part in failovers. After `Up`,
+    /// it is not in TILT unless it says so.
     Tilt {
         /// Which one.
         sentinel: SentinelId,
@@ -203,7 +208,7 @@ impl Followers {
         Ok(Self { roster: tokio::spawn(roster::run(context, endpoints)) })
     }
 
-    /// Closes all connections, and returns when they are closed.
+    /// Ends all followers; their connections close without being waited for.
     pub async fn shutdown(mut self) {
         self.roster.abort();
         // Its only results are cancellation and a panic that was reported already.

@@ -150,6 +150,11 @@ async fn a_sentinel_is_no_node_and_a_node_is_no_sentinel() {
     let error = asked.answer.unwrap_err().to_string();
     assert!(error.contains("a Redis node, not a Sentinel"), "{error}");
     let (_followers, mut reports) = crate::follow(vec![lab.redis[0].endpoint()]);
-    let error = report(&mut reports, "its loss", crate::lost(0)).await.to_string();
+    let error = report(&mut reports, "its loss", |report| {
+        assert!(!matches!(report, sentinel::Report::Up { .. }), "{report:?}");
+        crate::lost(0)(report)
+    })
+    .await
+    .to_string();
     assert!(error.contains("unknown command 'SENTINEL'"), "{error}");
 }

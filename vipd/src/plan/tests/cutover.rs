@@ -96,7 +96,7 @@ fn a_vip_is_announced_while_any_of_its_masters_says_so() {
     let mut lab = Lab::new();
     let second = Service { port: 6380, master: MasterId(1), backend_port: None };
     lab.topology.vips[0].services.push(second);
-    lab.topology.masters = 2;
+    lab.topology.masters.push(12);
     lab.desired.push(Desired { target: None, announce: false, state: State::Learning });
     lab.nodes.push(vec![]);
     lab.serve(target(101, 1));
@@ -114,4 +114,13 @@ fn a_commit_that_was_cut_short_is_finished_after_the_restart() {
     lab.actual.apply(&plan.steps[0]);
     assert_eq!(lab.topology.adopted(&lab.actual), [Some(target(102, 2))]);
     assert_eq!(lab.apply(), [activate(up(1, 2))]);
+}
+
+#[test]
+fn what_was_confirmed_for_another_master_name_is_not_taken_over() {
+    let mut lab = Lab::serving();
+    assert_ne!(lab.topology.adopted(&lab.actual), [None]);
+    // The configuration names another master for the same VIP and port now.
+    lab.topology.masters[0] = NAME + 1;
+    assert_eq!(lab.topology.adopted(&lab.actual), [None]);
 }

@@ -78,12 +78,15 @@ fn put_vip(flags: u32) -> Step {
 }
 
 fn confirm(target: Target) -> Step {
-    Step::SetConfirmed { service: 0, confirmed: topology::confirmed(target) }
+    Step::SetConfirmed { service: 0, confirmed: topology::confirmed(NAME, target) }
 }
 
 fn activate(active: Active) -> Step {
     Step::SetActive { service: 0, active }
 }
+
+/// The hash of the first master's name.
+const NAME: u64 = 11;
 
 const SHOWN_NAT: u32 = Address::NAT | Address::ANNOUNCE | Address::ECHO;
 
@@ -107,7 +110,7 @@ impl Lab {
             topology: Topology {
                 vips: vec![vip],
                 source_ports: PortRange { first: 61_000, last: 65_535 },
-                masters: 1,
+                masters: vec![NAME],
             },
             desired: vec![Desired { target: None, announce: false, state: State::Learning }],
             nodes: vec![vec![node(101), node(102), node(103)]],

@@ -50,7 +50,10 @@ fn a_service_that_is_not_configured_any_more_goes_down_and_away() {
         [
             activate(down(0, 1)),
             Step::PutService { key: key(7000), index: 1 },
-            Step::SetConfirmed { service: 1, confirmed: topology::confirmed(target(101, 1)) },
+            Step::SetConfirmed {
+                service: 1,
+                confirmed: topology::confirmed(NAME, target(101, 1))
+            },
             Step::SetActive { service: 1, active: up(0, 1) },
             Step::SetConfirmed { service: 0, confirmed: Confirmed::default() },
             Step::RemoveService { key: key(6379) },
@@ -156,5 +159,5 @@ fn the_topology_follows_the_configuration() {
             ("198.18.0.251:6379".into(), Mode::Dsr, service(6379, MasterId(0), None)),
         ]
     );
-    assert_eq!(topology.masters, 2);
+    assert_eq!(topology.masters.len(), 2);
 }

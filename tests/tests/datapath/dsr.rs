@@ -1,0 +1,132 @@
+//! Direct server return.
+
+use vipd_common::maps::{Address, Backend, FLOWS, ForwardMode, HALF_OPEN, ServiceState};
+use vipd_common::verdict::Verdict;
+
+use crate::director::{GENERATION, R1_SLOT, R2_SLOT, SERVICE};
+use crate::frames::{
+    BACKEND_PORT, CLIENT, CLIENT_PORT, DIRECTOR, DIRECTOR_MAC, R1, R1_MAC, R2, R2_MAC, ROUTER,
+    SERVICE_PORT, STRANGER_MAC, Tcp, VIP, icmp, reset_of,
+};
+use crate::kernel::{Kernel, Xdp_, nat_backend, new_interface};
+
+const TO_BACKEND: (Verdict, Xdp_) = (Verdict::DsrToBackend, Xdp_::Tx);
+
+fn director() -> Kernel {
+    let mut kernel = Kernel::load(DIRECTOR_MAC);
+    kernel.address(VIP, Address::DSR | Address::ANNOUNCE | Address::ECHO);
+    kernel.service(VIP, SERVICE_PORT, SERVICE);
+    for (slot, addr, mac) in [(R1_SLOT, R1, R1_MAC), (R2_SLOT, R2, R2_MAC)] {
+        let backend = nat_backend(addr, BACKEND_PORT, mac, DIRECTOR);
+        kernel.backend(slot, Backend { mode: ForwardMode::Dsr as u32, ..backend });
+    }
+    kernel.active(SERVICE, ServiceState::Up, R1_SLOT, GENERATION);
+    kernel
+}
+
+/// The frame with other link-layer addresses, and not a byte else.
+fn sent_on(frame: &[u8], to: [u8; 6], from: [u8; 6]) -> Vec<u8> {
+    [&to[..], &from[..], &frame[12..]].concat()
+}
+
+#[test]
+fn only_the_link_layer_addresses_change() {
+    let mut kernel = director();
+    let segments = [
+        ("SYN", Tcp::to_vip("S").options(&[1; 20])),
+        ("data", Tcp::to_vip("PA").payload(b"odd")),
+        ("FIN", Tcp::to_vip("FA")),
+        ("RST", Tcp::to_vip("R")),
+        ("the last hop: this is no router", Tcp::to_vip("A").ttl(1)),
+        ("tagged with priority", Tcp::to_vip("A")),
+    ];
+    for (what, segment) in segments {
+        let mut frame = segment.frame();
+        frame.resize(frame.len().max(60), 0xaa);
+        let out = sent_on(&frame, R1_MAC.0, DIRECTOR_MAC.0);
+        kernel.expect(what, &frame, TO_BACKEND, &out);
+    }
+    assert_eq!(kernel.flows(FLOWS).len() + kernel.flows(HALF_OPEN).len(), 0);
+    assert_eq!(kernel.events().len(), 1);
+}
+
+#[test]
+fn a_wrong_checksum_is_the_receiver_s_business() {
+    let mut kernel = director();
+    let mut frame = Tcp::to_vip("PA").payload(b"PING\r\n").frame();
+    frame[50] ^= 0xff;
+    let out = sent_on(&frame, R1_MAC.0, DIRECTOR_MAC.0);
+    kernel.expect("TCP", &frame, TO_BACKEND, &out);
+}
+
+#[test]
+fn the_next_packet_after_a_cutover_goes_to_the_new_master() {
+    let mut kernel = director();
+    let ask = Tcp::to_vip("A").frame();
+    kernel.expect("before", &ask, TO_BACKEND, &sent_on(&ask, R1_MAC.0, DIRECTOR_MAC.0));
+    kernel.active(SERVICE, ServiceState::Up, R2_SLOT, GENERATION + 1);
+    kernel.expect("after", &ask, TO_BACKEND, &sent_on(&ask, R2_MAC.0, DIRECTOR_MAC.0));
+    let generations: Vec<_> = kernel.events().iter().map(|event| event.generation).collect();
+    assert_eq!(generations, [GENERATION, GENERATION + 1]);
+}
+
+#[test]
+fn packets_cross_to_another_interface() {
+    let mut kernel = director();
+    let inside = new_interface("inside0");
+    kernel.port(inside);
+    let backend = nat_backend(R1, BACKEND_PORT, R1_MAC, DIRECTOR);
+    let mode = ForwardMode::Dsr as u32;
+    kernel.backend(3, Backend { ifindex: inside, own_mac: STRANGER_MAC, mode, ..backend });
+    kernel.active(SERVICE, ServiceState::Up, 3, GENERATION);
+    let ask = Tcp::to_vip("A").frame();
+    let out = sent_on(&ask, R1_MAC.0, STRANGER_MAC.0);
+    kernel.expect("ACK", &ask, (Verdict::DsrToBackend, Xdp_::Redirect), &out);
+}
+
+#[test]
+fn states_and_wrong_ports_are_as_in_nat() {
+    let mut kernel = director();
+    let refused = Tcp { to: (DIRECTOR_MAC, VIP, 6380), ..Tcp::to_vip("S") };
+    let expected = (Verdict::NoServiceReset, Xdp_::Tx);
+    kernel.expect("wrong port", &refused.frame(), expected, &reset_of(&refused));
+    let reset = Tcp { to: (DIRECTOR_MAC, VIP, 6380), ..Tcp::to_vip("RA") }.frame();
+    kernel.expect_untouched("RST to it", &reset, (Verdict::NoServiceDrop, Xdp_::Drop));
+    let cases = [
+        (ServiceState::Down, R1_SLOT, Verdict::ServiceDown),
+        (ServiceState::Parked, R1_SLOT, Verdict::ServiceParked),
+        (ServiceState::Up, 99, Verdict::NoBackend),
+    ];
+    for (state, slot, verdict) in cases {
+        kernel.active(SERVICE, state, slot, GENERATION);
+        for flags in ["S", "A", "R"] {
+            let frame = Tcp::to_vip(flags).frame();
+            kernel.expect_untouched(flags, &frame, (verdict, Xdp_::Drop));
+        }
+    }
+    assert!(kernel.events().is_empty());
+}
+
+#[test]
+fn an_icmp_error_follows_its_connection() {
+    let mut kernel = director();
+    let sent = Tcp {
+        from: (R1_MAC, VIP, SERVICE_PORT),
+        to: (DIRECTOR_MAC, CLIENT, CLIENT_PORT),
+        ..Tcp::to_vip("A")
+    };
+    let too_big = |sent: &Tcp| {
+        let (from, to) = ((crate::frames::CLIENT_MAC, ROUTER), (DIRECTOR_MAC, VIP));
+        icmp(from, to, 60, (3, 4, [0, 0, 5, 0]), &sent.quote(28))
+    };
+    let frame = too_big(&sent);
+    let out = sent_on(&frame, R1_MAC.0, DIRECTOR_MAC.0);
+    kernel.expect("ours", &frame, (Verdict::IcmpToBackend, Xdp_::Tx), &out);
+    let mut other = sent.clone();
+    other.from.2 = 22;
+    let ignored = (Verdict::IcmpIgnored, Xdp_::Drop);
+    kernel.expect_untouched("no service's", &too_big(&other), ignored);
+    other = sent;
+    other.from.1 = R1;
+    kernel.expect_untouched("about another address", &too_big(&other), ignored);
+}

@@ -1,0 +1,21 @@
+//! vipd against the real kernel, in network namespaces: neighbours, ARP, interfaces, the pinned
+//! program. Needs root, `ip` and `nsenter`; without them every test fails and says so.
+//!
+//! | file | topology | what |
+//! | --- | --- | --- |
+//! | neighbour | director -- router -- far | next hops on the link and by a router, followed |
+//! | announce | own -- peer | probing for a VIP, gratuitous ARP as it arrives at the peer |
+//! | datapath | own -- peer | load, pin, attach, take over, undo, refuse, detach |
+//! | exec | own -- peer | processes under `ip netns exec` and `nsenter`, killed with -9 |
+//! | netdev | own -- peer | what `vipd check` reads |
+//!
+//! Not covered: 802.1Q devices on a real kernel (the one this was written on has none; their
+//! parsing and resolution have unit tests), XDP links before Linux 5.9, a readable /proc/1 in
+//! another mount namespace (it takes the same way as an ancestor, which is covered).
+
+mod announce;
+mod datapath;
+mod exec;
+mod lab;
+mod neighbour;
+mod netdev;

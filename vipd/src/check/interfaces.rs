@@ -1,9 +1,10 @@
 //! The interfaces that the program would be attached to.
 
+use super::peer::{self, Fit};
 use super::report::{Finding, Severity};
 use crate::config::XdpMode;
 use crate::datapath::PinnedInterface;
-use crate::netdev::{self, AttachedMode, Expected};
+use crate::netdev::{self, AttachedMode, Expected, NativeXdp, SINGLE_PAGE_MTU};
 
 /// One configured interface.
 #[derive(Clone, PartialEq, Debug)]
@@ -13,13 +14,18 @@ pub(super) struct Interface {
     pub(super) facts: Result<netdev::Facts, String>,
     /// The link that this configuration's vipd has pinned for it.
     pub(super) link: Option<PinnedInterface>,
+    /// MTU of a veth device's peer, if that may be seen.
+    pub(super) peer_mtu: Option<u32>,
 }
 
 impl Interface {
     pub(super) fn gather(name: &str, link: Option<&PinnedInterface>) -> Self {
+        let facts = netdev::facts(name).map_err(super::chain);
+        let veth = facts.as_ref().ok().filter(|facts| is_veth(facts));
         Self {
             name: name.to_owned(),
-            facts: netdev::facts(name).map_err(super::chain),
+            peer_mtu: veth.and_then(|facts| peer::mtu(facts.link.ifindex)),
+            facts,
             link: link.cloned(),
         }
     }
@@ -61,7 +67,7 @@ fn judge_one(interface: &Interface, mode: XdpMode, any_runs: bool) -> Vec<Findin
                 .advise("configure that one: vipd reads and writes the tags itself"),
         );
     }
-    if facts.driver.as_deref() == Some("veth") && facts.tx_checksum == Some(true) {
+    if is_veth(facts) && facts.tx_checksum == Some(true) {
         findings.push(
             Finding::warn(
                 &subject,
@@ -118,13 +124,14 @@ fn program(subject: &str, interface: &Interface, mode: XdpMode) -> Finding {
         let advice = if name == Some(crate::datapath::PROGRAM) {
             "it is another vipd's: stop that one, or run `vipd detach` with its pin_dir".to_owned()
         } else {
-            format!("stop what put it there, or remove it: `ip link set dev {} xdp off`", {
-                &interface.name
-            })
+            format!(
+                "stop what put it there, or remove it: `ip link set dev {} xdp off`",
+                interface.name
+            )
         };
         return Finding::fail(subject, text).advise(advice);
     }
-    match facts.expected(mode) {
+    match expected(interface, facts, mode) {
         Expected::Native => Finding::ok(subject, "XDP native"),
         Expected::Generic(why) if mode == XdpMode::Generic => {
             Finding::ok(subject, format!("XDP generic: {why}"))
@@ -142,6 +149,31 @@ fn program(subject: &str, interface: &Interface, mode: XdpMode) -> Finding {
             }
         }
     }
+}
+
+/// What attaching would give. Of a veth device more is known than of others.
+fn expected(interface: &Interface, facts: &netdev::Facts, mode: XdpMode) -> Expected {
+    let native = matches!(facts.native, NativeXdp::Supported { .. });
+    let mtu = match interface.peer_mtu {
+        Some(mtu) if native && mode != XdpMode::Generic => mtu,
+        _ => return facts.expected(mode),
+    };
+    let why = || {
+        format!(
+            "the MTU of its veth peer, {mtu}, is too large for native XDP, for which \
+             {SINGLE_PAGE_MTU} always fits"
+        )
+    };
+    match (peer::fit(mtu, peer::page()), mode) {
+        (Fit::Fits, _) => Expected::Native,
+        (Fit::TooLarge, XdpMode::Native) => Expected::Refused(why()),
+        (Fit::TooLarge, XdpMode::Auto | XdpMode::Generic) => Expected::Generic(why()),
+        (Fit::Close, _) => Expected::Unknown(format!("perhaps {}", why())),
+    }
+}
+
+fn is_veth(facts: &netdev::Facts) -> bool {
+    facts.driver.as_deref() == Some("veth")
 }
 
 /// vipd's own program is there already: it stays in its mode.
@@ -182,7 +214,7 @@ fn different_mtus(interfaces: &[Interface]) -> Option<Finding> {
 mod tests {
     use super::super::report::Severity::{Fail, Ok as Good, Warn};
     use super::*;
-    use crate::netdev::{AttachedXdp, Link, NativeXdp};
+    use crate::netdev::{AttachedXdp, Link};
     use vipd_common::addr::MacAddr;
 
     fn good(name: &str) -> Interface {
@@ -205,7 +237,7 @@ mod tests {
             tx_checksum: Some(false),
             addresses: vec![([198, 18, 0, 50].into(), 24)],
         };
-        Interface { name: name.to_owned(), facts: Ok(facts), link: None }
+        Interface { name: name.to_owned(), facts: Ok(facts), link: None, peer_mtu: Some(1500) }
     }
 
     fn with(change: impl FnOnce(&mut netdev::Facts)) -> Interface {
@@ -236,6 +268,7 @@ mod tests {
             it.xdp_program = Some("pass".to_owned());
         };
         let no_native = |it: &mut netdev::Facts| it.native = NativeXdp::Unsupported;
+        let peer = |mtu| Interface { peer_mtu: Some(mtu), ..good("eth0") };
         let untold = |it: &mut netdev::Facts| it.native = NativeXdp::Unknown("old".to_owned());
         for (interface, mode, severity, text) in [
             (good("eth0"), XdpMode::Auto, Good, "XDP native"),
@@ -253,8 +286,10 @@ mod tests {
             (attached(Native, 78), XdpMode::Auto, Fail, "another XDP program"),
             (attached(Generic, 77), XdpMode::Native, Fail, "in generic mode"),
             (attached(Native, 77), XdpMode::Generic, Fail, "in native mode"),
-            (with(|it| it.link.mtu = 9000), XdpMode::Native, Fail, "MTU 9000 is too large"),
-            (with(|it| it.link.mtu = 9000), XdpMode::Auto, Warn, "MTU 9000 is too large"),
+            (with(|it| it.link.mtu = 9000), XdpMode::Native, Good, "XDP native"),
+            (peer(70_000), XdpMode::Native, Fail, "MTU of its veth peer, 70000, is too large"),
+            (peer(70_000), XdpMode::Auto, Warn, "MTU of its veth peer, 70000, is too large"),
+            (peer(70_000), XdpMode::Generic, Good, "XDP generic"),
             (with(no_native), XdpMode::Auto, Warn, "no native XDP"),
             (with(no_native), XdpMode::Generic, Good, "XDP generic"),
             (with(untold), XdpMode::Auto, Good, "not known beforehand"),

@@ -12,6 +12,7 @@
 mod interfaces;
 mod kernel;
 mod nodes;
+mod peer;
 mod pins;
 mod rehearsal;
 mod report;

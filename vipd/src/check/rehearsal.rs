@@ -41,11 +41,11 @@ pub(super) fn elect(
     let settings = Settings {
         configured_sentinels: config.sentinel.endpoints.len(),
         on_sentinel_loss: config.daemon.on_sentinel_loss,
-        masters: topology.masters,
+        masters: topology.masters.len(),
     };
     let adopted = pinned.map(|actual| topology.adopted(actual)).unwrap_or_default();
     let mut failover = Failover::new(settings, adopted, START);
-    let mut candidates: Vec<Option<SocketAddr>> = vec![None; topology.masters];
+    let mut candidates: Vec<Option<SocketAddr>> = vec![None; topology.masters.len()];
     let mut notices = Vec::new();
     let roles = roles.iter().map(|(&node, &role)| (START, Event::Role { node, role }));
     // And then nothing more, for as long as the core is patient.

@@ -137,6 +137,7 @@ fn facts() -> Facts {
             addresses: vec![([198, 18, 0, 50].into(), 24)],
         }),
         link: None,
+        peer_mtu: None,
     };
     let own = HostAddress { address: [198, 18, 0, 50].into(), prefix: 24, ifindex: LAN };
     Facts {

@@ -107,7 +107,9 @@ fn print(text: &str) -> Result<()> {
 fn log(command: &Command) {
     let default = match command {
         Command::Run(_) => "info",
-        Command::Check(_) | Command::Status(_) | Command::Detach(_) => "warn",
+        // Its report says everything.
+        Command::Check(_) => "error",
+        Command::Status(_) | Command::Detach(_) => "warn",
     };
     let filter = EnvFilter::try_from_env("VIPD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()

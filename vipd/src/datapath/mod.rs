@@ -41,12 +41,14 @@ mod layout;
 mod pins;
 mod sys;
 mod tables;
+mod trial;
 
 pub use attach::Attached;
 
 pub use error::DatapathError;
 pub use events::Events;
 pub use pins::{Inspection, PinnedInterface, Removed, detach_all, inspect_pins};
+pub use trial::{try_load, unusable_pins};
 
 use events::Logger;
 use tables::Tables;

@@ -1,0 +1,313 @@
+//! The VIPs: whose they are now, and the source ports of NAT.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use tokio::time::{Instant, timeout_at};
+use vipd_common::addr::MacAddr;
+
+use super::report::Finding;
+use crate::announce::{self, Occupancy, Port};
+use crate::config::{PortRange, Vip};
+use crate::netdev::HostAddress;
+
+/// ARP probes on their way at once.
+const PROBES_AT_ONCE: usize = 256;
+/// What was not asked by then is not known.
+const PROBING: Duration = Duration::from_secs(10);
+
+/// One question to the link.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Probe {
+    pub(super) vip: Ipv4Addr,
+    pub(super) interface: String,
+    /// Or why the link could not be asked.
+    pub(super) outcome: Result<Occupancy, String>,
+}
+
+/// What is known about one VIP.
+#[derive(Clone, Copy)]
+pub(super) struct Situation<'a> {
+    pub(super) vip: &'a Vip,
+    /// Every address of this host.
+    pub(super) host: &'a [HostAddress],
+    /// Interface names by index.
+    pub(super) name: &'a dyn Fn(u32) -> String,
+    /// Indexes of the configured interfaces.
+    pub(super) configured: &'a BTreeSet<u32>,
+    /// This configuration's vipd answers ARP for it already.
+    pub(super) announced: bool,
+    /// About any VIP.
+    pub(super) probes: &'a [Probe],
+    /// The node with this link-layer address, if it is known.
+    pub(super) node: &'a dyn Fn(MacAddr) -> Option<String>,
+}
+
+/// Asks the link for each VIP on each port.
+pub(super) async fn probe(vips: &[Ipv4Addr], ports: &[(String, Port)]) -> Vec<Probe> {
+    let deadline = Instant::now() + PROBING;
+    let questions: Vec<_> =
+        vips.iter().flat_map(|vip| ports.iter().map(move |port| (*vip, port))).collect();
+    let ask = |(vip, (interface, port)): (Ipv4Addr, &(String, Port))| {
+        let (interface, port) = (interface.clone(), *port);
+        async move {
+            let outcome = match timeout_at(deadline, announce::probe(port, vip)).await {
+                Ok(Ok(occupancy)) => Ok(occupancy),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_late) => Err(format!("not asked within {} s", PROBING.as_secs())),
+            };
+            Probe { vip, interface, outcome }
+        }
+    };
+    stream::iter(questions).map(ask).buffered(PROBES_AT_ONCE).collect().await
+}
+
+/// Judges one VIP.
+pub(super) fn judge(situation: &Situation<'_>) -> Vec<Finding> {
+    let address = situation.vip.address;
+    let subject = format!("VIP {address}");
+    if let Some(own) = situation.host.iter().find(|own| own.address == address) {
+        let name = (situation.name)(own.ifindex);
+        return vec![
+            Finding::fail(&subject, format!("is an address of this host, on {name}")).advise(
+                format!("`ip address del {address}/{} dev {name}`, or another VIP", own.prefix),
+            ),
+        ];
+    }
+    let mut findings: Vec<Finding> = occupancy(&subject, situation);
+    findings.extend(not_on_link(&subject, situation));
+    findings
+}
+
+fn occupancy(subject: &str, situation: &Situation<'_>) -> Vec<Finding> {
+    if situation.announced {
+        return vec![Finding::ok(subject, "is announced by this vipd already")];
+    }
+    let vip = situation.vip.address;
+    let probes: Vec<&Probe> = situation.probes.iter().filter(|probe| probe.vip == vip).collect();
+    let mut findings: Vec<Finding> = probes
+        .iter()
+        .filter_map(|probe| match &probe.outcome {
+            Ok(Occupancy::Free) => None,
+            Ok(Occupancy::InUse { mac }) => Some(in_use(subject, situation, probe, *mac)),
+            Err(why) => Some(Finding::fail(
+                subject,
+                format!("cannot ask the link on {} who has it: {why}", probe.interface),
+            )),
+        })
+        .collect();
+    if findings.is_empty() && !probes.is_empty() {
+        let on: Vec<_> = probes.iter().map(|probe| probe.interface.as_str()).collect();
+        findings
+            .push(Finding::ok(subject, format!("free on {}: nobody answers ARP", on.join(", "))));
+    }
+    findings
+}
+
+fn in_use(subject: &str, situation: &Situation<'_>, probe: &Probe, mac: MacAddr) -> Finding {
+    let node = (situation.node)(mac);
+    let whose = node.as_ref().map(|node| format!(", the Redis host {node}")).unwrap_or_default();
+    let finding =
+        Finding::fail(subject, format!("is in use on {} by {mac}{whose}", probe.interface));
+    finding.advise(match (situation.vip.mode, node) {
+        (crate::config::Mode::Dsr, Some(_)) => {
+            "that host may hold the VIP, but must not answer ARP for it: arp_ignore = 1 and \
+             arp_announce = 2 there, and the VIP as a /32 on lo"
+        }
+        _ => "take it off that host, or choose another VIP; `vipd run` waits until it is free",
+    })
+}
+
+/// A client on the link asks for it by ARP only if it lies in the link's network.
+fn not_on_link(subject: &str, situation: &Situation<'_>) -> Option<Finding> {
+    let on: Vec<&HostAddress> =
+        situation.host.iter().filter(|host| situation.configured.contains(&host.ifindex)).collect();
+    let vip = situation.vip.address;
+    if on.iter().any(|host| contains(host.address, host.prefix, vip)) {
+        return None;
+    }
+    let networks: Vec<_> = on.iter().map(|it| format!("{}/{}", it.address, it.prefix)).collect();
+    let networks = if networks.is_empty() { "none".to_owned() } else { networks.join(", ") };
+    Some(Finding::warn(subject, format!("is in no network of the interfaces ({networks})")).advise(
+        "choose an address of the clients' network, unless a router there has a route to it",
+    ))
+}
+
+fn contains(network: Ipv4Addr, prefix: u8, address: Ipv4Addr) -> bool {
+    let mask = u32::MAX.checked_shl(32_u32.saturating_sub(prefix.into())).unwrap_or(0);
+    (network.to_bits() ^ address.to_bits()) & mask == 0
+}
+
+/// The kernel's choice of ports for this host's own connections.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct LocalPorts {
+    /// `net.ipv4.ip_local_port_range`.
+    range: Option<PortRange>,
+    /// `net.ipv4.ip_local_reserved_ports`, which it leaves out.
+    reserved: Vec<PortRange>,
+}
+
+impl LocalPorts {
+    pub(super) fn gather() -> Self {
+        let read = |name| fs::read_to_string(format!("/proc/sys/net/ipv4/{name}"));
+        Self {
+            range: read("ip_local_port_range").ok().as_deref().and_then(parse_range),
+            reserved: read("ip_local_reserved_ports").map_or_else(
+                |_| Vec::new(),
+                |text| text.trim().split(',').filter_map(parse_reserved).collect(),
+            ),
+        }
+    }
+
+    /// A port that both this host's sockets and NAT may choose.
+    fn shared(&self, nat: PortRange) -> Option<u16> {
+        let own = self.range?;
+        let reserved =
+            |port| self.reserved.iter().any(|range| (range.first..=range.last).contains(&port));
+        (own.first.max(nat.first)..=own.last.min(nat.last)).find(|port| !reserved(*port))
+    }
+}
+
+/// Judges NAT's source addresses other than the VIPs themselves, and the ports used with them.
+pub(super) fn judge_sources(
+    sources: &BTreeSet<Ipv4Addr>,
+    host: &[HostAddress],
+    nat: PortRange,
+    local: &LocalPorts,
+) -> Vec<Finding> {
+    let subject = "NAT source";
+    let foreign = sources.iter().filter(|source| host.iter().all(|own| own.address != **source));
+    let mut findings: Vec<Finding> = foreign
+        .map(|source| {
+            Finding::warn(subject, format!("{source} is no address of this host"))
+                .advise("nobody answers ARP for it: remove `source`, or route it here")
+        })
+        .collect();
+    let PortRange { first, last } = nat;
+    let list: Vec<_> = sources.iter().map(Ipv4Addr::to_string).collect();
+    match (list.is_empty(), local.shared(nat)) {
+        // From the VIP itself, which no socket of this host has.
+        (true, _) => {}
+        (false, None) => findings.push(Finding::ok(
+            subject,
+            format!("{}, ports {first}-{last}, which no socket here uses", list.join(", ")),
+        )),
+        (false, Some(port)) => findings.push(
+            Finding::fail(
+                subject,
+                format!(
+                    "{} is this host's own, and source_ports {first}-{last} overlap \
+                     net.ipv4.ip_local_port_range (both have {port}): connections of this host \
+                     and of clients would be mixed up",
+                    list.join(", ")
+                ),
+            )
+            .advise(
+                "set source_ports to others, or lower the end of ip_local_port_range, or add them \
+                 to net.ipv4.ip_local_reserved_ports",
+            ),
+        ),
+    }
+    findings
+}
+
+/// `32768	60999`
+fn parse_range(text: &str) -> Option<PortRange> {
+    let (first, last) = text.trim().split_once(char::is_whitespace)?;
+    Some(PortRange { first: first.parse().ok()?, last: last.trim().parse().ok()? })
+}
+
+/// `8080` or `9000-9100`
+fn parse_reserved(text: &str) -> Option<PortRange> {
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    Some(PortRange { first: first.parse().ok()?, last: last.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::report::Severity::{self, Fail, Ok as Good, Warn};
+    use super::*;
+    use crate::config::{Mode, Source};
+
+    const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 250);
+    const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 50);
+    const RIVAL: MacAddr = MacAddr([2, 0, 0, 0, 0, 66]);
+
+    fn vip(mode: Mode) -> Vip {
+        Vip { address: VIP, mode, source: Source::Auto, services: Vec::new() }
+    }
+
+    fn own(address: Ipv4Addr, prefix: u8) -> HostAddress {
+        HostAddress { address, prefix, ifindex: 2 }
+    }
+
+    fn asked(outcome: Result<Occupancy, String>) -> Probe {
+        Probe { vip: VIP, interface: "eth0".to_owned(), outcome }
+    }
+
+    fn worst(findings: &[Finding]) -> Option<Severity> {
+        findings.iter().map(|it| it.severity).max()
+    }
+
+    #[test]
+    fn each_situation_of_a_vip_has_its_line() {
+        let lan = own(HOST, 24);
+        let elsewhere = own([10, 0, 0, 1].into(), 24);
+        let free = || asked(Ok(Occupancy::Free));
+        let taken = || asked(Ok(Occupancy::InUse { mac: RIVAL }));
+        for (mode, host, announced, probe, severity, text) in [
+            (Mode::Nat, lan, false, free(), Good, "free on eth0"),
+            (Mode::Nat, lan, true, taken(), Good, "announced by this vipd"),
+            (Mode::Nat, lan, false, taken(), Fail, "in use on eth0 by 02:00:00:00:00:42"),
+            (Mode::Dsr, lan, false, taken(), Fail, "the Redis host 198.18.0.101"),
+            (Mode::Nat, lan, false, asked(Err("denied".to_owned())), Fail, "denied"),
+            (Mode::Nat, own(VIP, 32), false, free(), Fail, "an address of this host, on eth0"),
+            (Mode::Nat, elsewhere, false, free(), Warn, "in no network of the interfaces"),
+        ] {
+            let found = judge(&Situation {
+                vip: &vip(mode),
+                host: &[host],
+                name: &|_| "eth0".to_owned(),
+                configured: &BTreeSet::from([2]),
+                announced,
+                probes: &[probe],
+                node: &|_| (mode == Mode::Dsr).then(|| "198.18.0.101".to_owned()),
+            });
+            assert_eq!(worst(&found), Some(severity), "{text}: {found:?}");
+            assert!(found.iter().any(|it| it.text.contains(text)), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn source_ports_matter_only_with_an_address_of_this_host() {
+        let local = LocalPorts { range: parse_range("32768\t60999\n"), reserved: Vec::new() };
+        let reserved = LocalPorts {
+            reserved: ["50000-60999"].into_iter().filter_map(parse_reserved).collect(),
+            ..local.clone()
+        };
+        let range = |first| PortRange { first, last: 65_535 };
+        for (sources, nat, local, severity) in [
+            (vec![], range(50_000), &local, None),
+            (vec![HOST], range(61_000), &local, Some(Good)),
+            (vec![HOST], range(60_999), &local, Some(Fail)),
+            (vec![HOST], range(50_000), &reserved, Some(Good)),
+            (vec![HOST], range(49_999), &reserved, Some(Fail)),
+            (vec![[10, 0, 0, 9].into()], range(61_000), &local, Some(Warn)),
+        ] {
+            let found = judge_sources(&BTreeSet::from_iter(sources), &[own(HOST, 24)], nat, local);
+            assert_eq!(worst(&found), severity, "{nat:?}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_contains_its_addresses() {
+        assert!(contains(HOST, 24, VIP));
+        assert!(!contains(HOST, 32, VIP));
+        assert!(contains(HOST, 0, VIP));
+        assert!(!contains([198, 18, 1, 50].into(), 24, VIP));
+    }
+}

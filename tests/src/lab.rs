@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -15,7 +16,7 @@ use crate::namespace::Namespace;
 use crate::process::tail;
 use crate::reaper::{self, Reaper};
 use crate::redis_node::{RedisNode, Role};
-use crate::sentinel::{QUORUM, Sentinel};
+use crate::sentinel::{QUORUM, Sentinel, Watch};
 use crate::wait::{PATIENCE, wait_for, wait_until};
 use crate::writer::{Habit, Writer};
 use crate::xdp_pass::PassPrograms;
@@ -34,6 +35,9 @@ pub struct Options {
     pub nics: Nics,
     /// Where the Sentinels run.
     pub sentinels: Placement,
+    /// Silence after which a Sentinel calls a node down. A busy machine keeps Redis silent for
+    /// half a second at times.
+    pub down_after: Duration,
     /// Password of every Redis and Sentinel.
     pub password: Option<String>,
     /// More lines for vipd's `[daemon]`.
@@ -64,6 +68,7 @@ impl Default for Options {
             mode: Mode::Nat,
             nics: Nics::One,
             sentinels: Placement::WithRedis,
+            down_after: Duration::from_millis(500),
             password: None,
             daemon: String::new(),
         }
@@ -74,6 +79,12 @@ impl Options {
     /// The default lab in another mode.
     pub fn mode(mode: Mode) -> Self {
         Self { mode, ..Self::default() }
+    }
+
+    /// The same with Sentinels that no load makes nervous: for what must not be mixed up with a
+    /// failover that nobody ordered.
+    pub fn calm(self) -> Self {
+        Self { down_after: Duration::from_secs(3), ..self }
     }
 }
 
@@ -376,8 +387,12 @@ fn start_sentinels(
 ) -> Result<Vec<Sentinel>> {
     let start = |(host, number): (&Host, u32)| {
         let name = format!("sentinel{number}");
-        let password = options.password.as_deref();
-        let mut sentinel = Sentinel::prepare(&name, host, run_directory, password, master)?;
+        let mut sentinel = Sentinel::prepare(
+            &name,
+            host,
+            run_directory,
+            &Watch { master, down_after: options.down_after, password: options.password.clone() },
+        )?;
         sentinel.start()?;
         Ok(sentinel)
     };

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
@@ -19,8 +20,6 @@ pub const SENTINEL_PORT: u16 = 26379;
 pub const MASTER_NAME: &str = "mymaster";
 /// Sentinels that must agree that the master is down.
 pub const QUORUM: u32 = 2;
-/// Silence after which a Sentinel calls a node down.
-const DOWN_AFTER_MS: u32 = 500;
 /// Sentinel's own limit for the steps of a failover.
 const FAILOVER_TIMEOUT_MS: u32 = 5000;
 
@@ -34,15 +33,20 @@ pub struct Sentinel {
     process: Option<Process>,
 }
 
+/// What a Sentinel watches, and how.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// The first master.
+    pub master: SocketAddr,
+    /// Silence after which it calls a node down.
+    pub down_after: Duration,
+    /// Of Redis and Sentinels alike.
+    pub password: Option<String>,
+}
+
 impl Sentinel {
-    /// Prepares a Sentinel on `host` that watches `master`.
-    pub fn prepare(
-        name: &str,
-        host: &Host,
-        run_directory: &Path,
-        password: Option<&str>,
-        master: SocketAddr,
-    ) -> Result<Self> {
+    /// Prepares a Sentinel on `host`.
+    pub fn prepare(name: &str, host: &Host, run_directory: &Path, watch: &Watch) -> Result<Self> {
         let directory = run_directory.join(name);
         fs::create_dir_all(&directory)?;
         let mut config = format!(
@@ -51,14 +55,15 @@ impl Sentinel {
              protected-mode no\n\
              dir {}\n\
              sentinel monitor {MASTER_NAME} {} {} {QUORUM}\n\
-             sentinel down-after-milliseconds {MASTER_NAME} {DOWN_AFTER_MS}\n\
+             sentinel down-after-milliseconds {MASTER_NAME} {}\n\
              sentinel failover-timeout {MASTER_NAME} {FAILOVER_TIMEOUT_MS}\n\
              sentinel parallel-syncs {MASTER_NAME} 2\n",
             directory.display(),
-            master.ip(),
-            master.port(),
+            watch.master.ip(),
+            watch.master.port(),
+            watch.down_after.as_millis(),
         );
-        if let Some(password) = password {
+        if let Some(password) = &watch.password {
             config += &format!(
                 "requirepass {password}\n\
                  sentinel sentinel-pass {password}\n\
@@ -71,7 +76,7 @@ impl Sentinel {
             name: name.to_owned(),
             host: host.clone(),
             directory,
-            password: password.map(str::to_owned),
+            password: watch.password.clone(),
             process: None,
         })
     }

@@ -398,7 +398,9 @@ impl Driver {
             })
             .map(|(vip, _)| vip.addr)
             .collect();
-        let ports = self.ports();
+        let up =
+            |port: &Port| self.network.links.get(&port.ifindex).is_some_and(|link| link.running);
+        let ports: Vec<Port> = self.ports().into_iter().filter(up).collect();
         self.possession.update(&wanted, &ports, &self.actual, Instant::now());
     }
 

@@ -1,7 +1,7 @@
 //! Which VIPs are ours to announce. Before a VIP is announced the link is asked whether somebody
 //! else has it (RFC 5227); while somebody has, we wait and ask again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -29,7 +29,8 @@ pub type Probed = (Ipv4Addr, io::Result<Occupancy>);
 pub struct Possession {
     held: BTreeSet<Ipv4Addr>,
     waiting: BTreeMap<Ipv4Addr, Waiting>,
-    announced: BTreeSet<(u32, Ipv4Addr)>,
+    /// Announced by gratuitous ARP: which VIP, and by which interface with which address.
+    announced: HashSet<(Port, Ipv4Addr)>,
     rivals: BTreeMap<(Ipv4Addr, MacAddr), u64>,
     announcer: Announcer,
     probes: mpsc::Sender<Probed>,
@@ -59,7 +60,7 @@ impl Possession {
         let possession = Self {
             held: announced.map(|(vip, _)| *vip).collect(),
             waiting: BTreeMap::new(),
-            announced: BTreeSet::new(),
+            announced: HashSet::new(),
             rivals: BTreeMap::new(),
             announcer,
             probes,
@@ -73,7 +74,8 @@ impl Possession {
     }
 
     /// Probes for what is wanted and not held, announces what the maps have begun to answer, and
-    /// gives up what is no longer wanted.
+    /// gives up what is no longer wanted. `ports` are the interfaces that can send now: one that
+    /// comes (back) up or changes its address is announced on anew.
     pub fn update(
         &mut self,
         wanted: &BTreeSet<Ipv4Addr>,
@@ -126,7 +128,7 @@ impl Possession {
             self.rivals.pop_first();
         }
         *self.rivals.entry((vip, mac)).or_default() += 1;
-        if self.announced.contains(&(port.ifindex, vip))
+        if self.announced.contains(&(port, vip))
             && let Err(error) = self.announcer.defend(port, vip, now.into_std())
         {
             warn!(%vip, "cannot defend the VIP: {error}");
@@ -153,10 +155,9 @@ impl Possession {
             .filter(|(_, address)| address.has(Address::ANNOUNCE))
             .map(|(vip, _)| *vip)
             .collect();
-        let now: BTreeSet<(u32, Ipv4Addr)> =
-            ports.iter().flat_map(|port| answered.iter().map(|vip| (port.ifindex, *vip))).collect();
-        for (ifindex, vip) in now.difference(&self.announced) {
-            let Some(port) = ports.iter().find(|port| port.ifindex == *ifindex) else { continue };
+        let now: HashSet<(Port, Ipv4Addr)> =
+            ports.iter().flat_map(|port| answered.iter().map(|vip| (*port, *vip))).collect();
+        for (port, vip) in now.difference(&self.announced) {
             info!(%vip, mac = %port.mac, "announced");
             if let Err(error) = self.announcer.announce(*port, *vip) {
                 warn!(%vip, "cannot send gratuitous ARP: {error}");

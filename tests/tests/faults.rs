@@ -54,6 +54,16 @@ fn without_permission_it_says_which_is_missing() -> Result<()> {
 }
 
 #[test]
+fn a_few_capabilities_are_enough_where_bpffs_is_mounted() -> Result<()> {
+    let lab = Lab::up(Options::default())?;
+    let few = "-all,+bpf,+perfmon,+net_admin,+net_raw";
+    let mut command = lab.director.namespace.command("setpriv");
+    command.arg(format!("--bounding-set={few}")).arg(format!("--inh-caps={few}"));
+    command.arg(lab.daemon.binary()).arg("check").arg("--config").arg(lab.daemon.config());
+    Outcome::of_command(&lab.daemon, &mut command)?.must_succeed(&["`vipd run` would serve\n"])
+}
+
+#[test]
 fn an_interface_that_cannot_take_the_program_is_left_as_it_was() -> Result<()> {
     let lab = Lab::up(Options::default())?;
     let pass = lab.director.namespace.run(|| datapath::Pass::attach("eth0"))??;

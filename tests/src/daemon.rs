@@ -90,6 +90,16 @@ impl Daemon {
         &self.config
     }
 
+    /// The program.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     /// The file that has its output.
     pub fn log(&self) -> &Path {
         &self.log
@@ -163,7 +173,8 @@ impl Daemon {
         })
     }
 
-    fn command(&self, verb: &str) -> std::process::Command {
+    /// `vipd VERB` on the director, without further arguments.
+    pub fn command(&self, verb: &str) -> std::process::Command {
         let mut command = self.namespace.command(&self.binary);
         command.arg(verb);
         command

@@ -22,6 +22,7 @@ pub mod host;
 pub mod lab;
 pub mod ledger;
 pub mod namespace;
+pub mod outcome;
 pub mod process;
 pub mod reaper;
 pub mod redis_node;
@@ -34,4 +35,5 @@ pub mod xdp_pass;
 
 pub use daemon::Mode;
 pub use lab::{Lab, Nics, Options, Placement};
+pub use outcome::Outcome;
 pub use writer::{Habit, Writer};

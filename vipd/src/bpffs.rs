@@ -342,7 +342,7 @@ fn mount_for(pin_dir: &Path) -> Result<(), BpffsError> {
 
 /// The mount namespace that outlives this process, unless it is this process's own (or cannot be
 /// found).
-fn lasting_namespace() -> Option<File> {
+pub(crate) fn lasting_namespace() -> Option<File> {
     let own = namespace_of("self")?;
     let lasting = match namespace_of("1") {
         Some(first) => Some(first),

@@ -1,7 +1,7 @@
 //! The control socket: one JSON line asks, one JSON line answers. Mode 0600: root's.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -99,9 +99,12 @@ impl Control {
         if UnixStream::connect(path).await.is_ok() {
             return Err(Error::InUse(path.to_owned()));
         }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => {
+                return Err(failed(io::Error::other("something that is not a socket is there")));
+            }
+            Ok(_) => std::fs::remove_file(path).map_err(failed)?,
+            Err(_not_there) => {}
         }
         let listener = bind_private(path).map_err(failed)?;
         Ok(Self { path: path.to_owned(), task: tokio::spawn(serve(listener, questions)) })
@@ -245,6 +248,17 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
         Control::listen(&path, sender).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_not_removed() {
+        let path = socket("file");
+        std::fs::write(&path, "precious").unwrap();
+        let (sender, _questions) = mpsc::channel(1);
+        let refused = Control::listen(&path, sender).await;
+        assert!(matches!(refused, Err(Error::Listen { .. })), "{refused:?}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[tokio::test]

@@ -44,23 +44,31 @@ impl Interface {
     }
 }
 
-/// Judges all of them.
-pub(super) fn judge(interfaces: &[Interface], mode: XdpMode) -> Vec<Finding> {
+/// Judges all of them; `pins_known` unless what is pinned could not be read.
+pub(super) fn judge(interfaces: &[Interface], mode: XdpMode, pins_known: bool) -> Vec<Finding> {
     let any_runs = interfaces.iter().any(Interface::passes_frames);
-    let mut findings: Vec<Finding> =
-        interfaces.iter().flat_map(|interface| judge_one(interface, mode, any_runs)).collect();
+    let mut findings: Vec<Finding> = interfaces
+        .iter()
+        .flat_map(|interface| judge_one(interface, mode, pins_known, any_runs))
+        .collect();
     findings.extend(different_mtus(interfaces));
     findings
 }
 
-fn judge_one(interface: &Interface, mode: XdpMode, any_runs: bool) -> Vec<Finding> {
+fn judge_one(
+    interface: &Interface,
+    mode: XdpMode,
+    pins_known: bool,
+    any_runs: bool,
+) -> Vec<Finding> {
     let subject = format!("interface {}", interface.name);
     let facts = match &interface.facts {
         Ok(facts) => facts,
         Err(why) => return vec![Finding::fail(subject, why.as_str())],
     };
     let name = &interface.name;
-    let mut findings = vec![state(&subject, facts, any_runs), program(&subject, interface, mode)];
+    let mut findings =
+        vec![state(&subject, facts, any_runs), program(&subject, interface, mode, pins_known)];
     if let Some((_, id)) = facts.link.vlan {
         findings.push(
             Finding::warn(&subject, format!("is VLAN {id} of another interface"))
@@ -108,12 +116,16 @@ fn state(subject: &str, facts: &netdev::Facts, any_runs: bool) -> Finding {
 }
 
 /// How the program would be attached.
-fn program(subject: &str, interface: &Interface, mode: XdpMode) -> Finding {
+fn program(subject: &str, interface: &Interface, mode: XdpMode, pins_known: bool) -> Finding {
     let Ok(facts) = &interface.facts else { return Finding::fail(subject, "is not there") };
     if let Some(now) = interface.own_program() {
         return own(subject, now, mode);
     }
     if let Some(xdp) = facts.link.xdp {
+        if !pins_known {
+            let text = format!("an XDP program is attached: id {}", xdp.program_id);
+            return Finding::warn(subject, text + "; whether it is vipd's own is not known");
+        }
         let name = facts.xdp_program.as_deref();
         let known = name.map(|name| format!(" ({name})")).unwrap_or_default();
         let text = format!(
@@ -297,7 +309,7 @@ mod tests {
             (with(|it| it.tx_checksum = Some(true)), XdpMode::Auto, Warn, "checksum offload"),
             (with(|it| it.link.vlan = Some((3, 100))), XdpMode::Auto, Warn, "VLAN 100"),
         ] {
-            let found = judge(&[interface], mode);
+            let found = judge(&[interface], mode, true);
             let said = found.iter().find(|it| it.text.contains(text));
             assert_eq!(said.map(|it| it.severity), Some(severity), "{text}: {found:?}");
             let worst = found.iter().map(|it| it.severity).max();
@@ -311,19 +323,25 @@ mod tests {
             it.driver = Some("ixgbe".to_owned());
             it.tx_checksum = Some(true);
         });
-        assert!(judge(&[nic], XdpMode::Auto).iter().all(|it| it.severity == Good));
+        assert!(judge(&[nic], XdpMode::Auto, true).iter().all(|it| it.severity == Good));
+    }
+
+    #[test]
+    fn a_program_is_not_called_foreign_where_the_pins_cannot_be_read() {
+        let found = judge(&[attached(AttachedMode::Native, 78)], XdpMode::Auto, false);
+        assert_eq!(found.iter().map(|it| it.severity).max(), Some(Warn), "{found:?}");
     }
 
     #[test]
     fn one_of_two_that_is_down_is_a_warning() {
         let down = with(|it| it.link.running = false);
-        let found = judge(&[down, good("eth1")], XdpMode::Auto);
+        let found = judge(&[down, good("eth1")], XdpMode::Auto, true);
         assert_eq!(found.iter().map(|it| it.severity).max(), Some(Warn), "{found:?}");
     }
 
     #[test]
     fn different_mtus_are_a_warning_that_names_them() {
-        let found = judge(&[good("eth1"), with(|it| it.link.mtu = 1400)], XdpMode::Auto);
+        let found = judge(&[good("eth1"), with(|it| it.link.mtu = 1400)], XdpMode::Auto, true);
         let said = found.iter().find(|it| it.subject == "MTU").expect("a finding");
         assert_eq!(said.severity, Warn);
         assert!(said.text.contains("eth1 1500, eth0 1400"), "{said:?}");

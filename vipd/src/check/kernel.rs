@@ -23,7 +23,10 @@ const NET_ADMIN: Capability = Capability { bit: 12, name: "CAP_NET_ADMIN" };
 const NET_RAW: Capability = Capability { bit: 13, name: "CAP_NET_RAW" };
 const SYS_CHROOT: Capability = Capability { bit: 18, name: "CAP_SYS_CHROOT" };
 const SYS_ADMIN: Capability = Capability { bit: 21, name: "CAP_SYS_ADMIN" };
+const PERFMON: Capability = Capability { bit: 38, name: "CAP_PERFMON" };
 const BPF: Capability = Capability { bit: 39, name: "CAP_BPF" };
+/// Lines of the verifier's last words that are shown.
+const LAST_WORDS: usize = 5;
 
 #[derive(Clone, Copy)]
 struct Capability {
@@ -62,9 +65,19 @@ pub(super) fn judge(facts: &Facts, place: Place) -> Vec<Finding> {
     findings.push(capabilities(facts, place));
     findings.push(match &facts.load {
         Ok(()) => Finding::ok("XDP program", "the kernel accepts it and its maps"),
-        Err(why) => Finding::fail("XDP program", why.as_str()),
+        Err(why) => Finding::fail("XDP program", shortened(why)),
     });
     findings
+}
+
+/// The first line and the last ones: what lies between is the verifier's whole way to its refusal.
+fn shortened(why: &str) -> String {
+    let lines: Vec<&str> = why.lines().collect();
+    if lines.len() <= LAST_WORDS + 1 {
+        return why.to_owned();
+    }
+    let last = &lines[lines.len() - LAST_WORDS..];
+    format!("{}\n...\n{}", lines[0], last.join("\n"))
 }
 
 fn features(facts: &Facts) -> Finding {
@@ -104,6 +117,10 @@ fn capabilities(facts: &Facts, place: Place) -> Finding {
         (NET_ADMIN, "attaches it to an interface"),
         (NET_RAW, "sends gratuitous ARP"),
     ];
+    // The verifier is stricter without it; a program that it accepts anyway does not need it.
+    if facts.load.is_err() && bpf.bit == BPF.bit {
+        needed.push((PERFMON, "lets the verifier accept the program"));
+    }
     match place {
         Place::Mounted => {}
         Place::Missing => needed.push((SYS_ADMIN, "mounts bpffs, which is missing")),
@@ -115,7 +132,8 @@ fn capabilities(facts: &Facts, place: Place) -> Finding {
     }
     let has = |capability: Capability| {
         let with = |it: Capability| effective & (1 << it.bit) != 0;
-        with(capability) || (capability.bit == BPF.bit && with(SYS_ADMIN))
+        let split_off = [BPF.bit, PERFMON.bit].contains(&capability.bit);
+        with(capability) || (split_off && with(SYS_ADMIN))
     };
     let missing: Vec<String> = needed
         .iter()
@@ -203,6 +221,19 @@ mod tests {
         let failed = judge(&facts, Place::Mounted);
         let failed: Vec<_> = failed.iter().filter(|it| it.severity == Severity::Fail).collect();
         assert!(matches!(failed[..], [it] if it.text.contains("verifier says no")), "{failed:?}");
+    }
+
+    #[test]
+    fn a_refused_program_may_lack_a_capability_and_its_reason_is_short() {
+        let why: String = (0..100).map(|line| format!("line {line}\n")).collect();
+        let capabilities = Some(without(&[PERFMON, SYS_ADMIN]));
+        let facts = Facts { capabilities, load: Err(why), ..facts("6.1.0") };
+        let found = judge(&facts, Place::Mounted);
+        assert!(found.iter().any(|it| it.text.contains("CAP_PERFMON")), "{found:?}");
+        let program = found.last().expect("the program's line");
+        assert_eq!(program.text, "line 0\n...\nline 95\nline 96\nline 97\nline 98\nline 99");
+        let accepted = Facts { load: Ok(()), ..facts };
+        assert!(judge(&accepted, Place::Mounted).iter().all(|it| it.severity == Severity::Ok));
     }
 
     #[test]

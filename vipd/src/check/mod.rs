@@ -116,7 +116,11 @@ fn judge(config: &Config, facts: &Facts) -> Report {
 
     let mut findings = kernel::judge(&facts.kernel, facts.pins.place);
     findings.extend(pins::judge(&facts.pins));
-    findings.extend(interfaces::judge(&facts.interfaces, config.daemon.xdp_mode));
+    findings.extend(interfaces::judge(
+        &facts.interfaces,
+        config.daemon.xdp_mode,
+        facts.pins.pinned.is_ok(),
+    ));
     let configured: BTreeSet<u32> = attached.keys().copied().collect();
     for vip in &config.vips {
         findings.extend(vips::judge(&vips::Situation {

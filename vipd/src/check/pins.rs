@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
@@ -10,6 +10,7 @@ use nix::unistd::{AccessFlags, access};
 use vipd_common::maps::LAYOUT;
 
 use super::report::Finding;
+use crate::bpffs;
 use crate::config::Daemon;
 use crate::control::{self, Request, Response};
 use crate::datapath::{self, DatapathError, Inspection, OpenSettings, PinnedInterface};
@@ -217,12 +218,9 @@ fn place(pin_dir: &Path) -> Place {
     let mounted = existing(pin_dir)
         .and_then(|directory| statfs(directory).ok())
         .is_some_and(|found| found.filesystem_type() == BPF_FS_MAGIC);
-    let namespace =
-        |process| fs::metadata(format!("/proc/{process}/ns/mnt")).ok().map(|it| it.ino());
-    let host = namespace("1");
     match mounted {
         true => Place::Mounted,
-        false if host.is_some() && host != namespace("self") => Place::HostNamespace,
+        false if bpffs::lasting_namespace().is_some() => Place::HostNamespace,
         false => Place::Missing,
     }
 }
@@ -246,14 +244,16 @@ async fn look_at_socket(path: &Path) -> Socket {
         Err(control::Error::NotRunning { source, .. })
             if source.kind() == io::ErrorKind::PermissionDenied =>
         {
-            return Socket::Unusable("no permission to use it".to_owned());
+            return Socket::Unusable("no permission to use it; run this as root".to_owned());
         }
         Err(control::Error::NotRunning { .. }) => {}
         Err(error) => return Socket::Unusable(error.to_string()),
     }
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
-            return Socket::Unusable("something that is not a socket is there".to_owned());
+            return Socket::Unusable(
+                "something that is not a socket is there; choose another".to_owned(),
+            );
         }
         _ => {}
     }

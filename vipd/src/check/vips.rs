@@ -215,7 +215,7 @@ pub(super) fn judge_sources(
     findings
 }
 
-/// `32768	60999`
+/// Two numbers, with a tab between them.
 fn parse_range(text: &str) -> Option<PortRange> {
     let (first, last) = text.trim().split_once(char::is_whitespace)?;
     Some(PortRange { first: first.parse().ok()?, last: last.trim().parse().ok()? })

@@ -68,7 +68,7 @@ impl Sum {
     /// Adds a header of `N` bytes; `N` must be even.
     #[inline(always)]
     pub fn bytes<const N: usize>(self, bytes: &[u8; N]) -> Self {
-        const { assert!(N % 2 == 0) };
+        const { assert!(N.is_multiple_of(2)) };
         let mut sum = self;
         let mut i = 0;
         while i < N {

@@ -9,9 +9,10 @@ use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{TestRun as _, Xdp};
 use aya::{Ebpf, EbpfLoader, TestRunOptions};
 use vipd_common::addr::{MacAddr, mapped};
+use vipd_common::buckets::{Buckets, Entry};
 use vipd_common::maps::{
-    self, Active, Address, Backend, Counter, Flow, FlowKey, ForwardMode, Interface, KernelEvent,
-    ServiceKey, ServiceState,
+    self, Active, Address, AddressEntry, Backend, Counter, Flow, FlowKey, ForwardMode, Interface,
+    InterfaceEntry, KernelEvent, ServiceEntry, ServiceKey, ServiceState,
 };
 use vipd_common::verdict::Verdict;
 
@@ -91,7 +92,7 @@ impl Kernel {
 
     pub fn interface(&mut self, ifindex: u32, mac: MacAddr) {
         let interface = Interface { mac, zero: [0; 2] };
-        self.hash::<u32, Interface>(maps::INTERFACES).insert(ifindex, interface, 0).unwrap();
+        self.buckets::<InterfaceEntry>(maps::INTERFACES).insert(ifindex, interface).unwrap();
     }
 
     /// Lets frames be redirected to `ifindex`, which must exist.
@@ -101,14 +102,12 @@ impl Kernel {
     }
 
     pub fn address(&mut self, addr: Ipv4Addr, flags: u32) {
-        self.hash::<[u8; 4], Address>(maps::VIPS)
-            .insert(addr.octets(), Address { flags }, 0)
-            .unwrap();
+        self.buckets::<AddressEntry>(maps::VIPS).insert(addr.octets(), Address { flags }).unwrap();
     }
 
     pub fn service(&mut self, addr: Ipv4Addr, port: u16, index: u32) {
         let key = ServiceKey::new(addr.octets(), port.to_be_bytes());
-        self.hash::<ServiceKey, u32>(maps::SERVICES).insert(key, index, 0).unwrap();
+        self.buckets::<ServiceEntry>(maps::SERVICES).insert(key, index).unwrap();
     }
 
     pub fn active(&mut self, service: u32, state: ServiceState, slot: u16, generation: u32) {
@@ -254,6 +253,10 @@ impl Kernel {
 
     fn map(&mut self, name: &str) -> &mut Map {
         self.ebpf.map_mut(name).unwrap_or_else(|| panic!("no map {name}"))
+    }
+
+    fn buckets<E: Entry + aya::Pod>(&mut self, name: &str) -> Buckets<&mut MapData, E> {
+        Buckets::new(Array::try_from(self.map(name)).unwrap())
     }
 
     fn hash<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {

@@ -63,7 +63,9 @@ impl<E: Entry> Bucket<E> {
         let mut way = 0;
         while way < WAYS {
             if self.0[way].key() == *key {
-                return Some(self.0[way].value());
+                // An address from a frame may be all zero, as what is empty is.
+                let is_key = *key != E::EMPTY.key();
+                return is_key.then_some(self.0[way].value());
             }
             way += 1;
         }
@@ -74,9 +76,12 @@ impl<E: Entry> Bucket<E> {
     ///
     /// # Errors
     ///
-    /// [`Full`] if there is no room for another key.
+    /// [`Full`] if there is no room for another key; there is none for zero.
     pub fn insert(&mut self, key: E::Key, value: E::Value) -> Result<(), Full> {
         let empty = E::EMPTY.key();
+        if key == empty {
+            return Err(Full);
+        }
         let at = self.0.iter().position(|entry| entry.key() == key);
         let at = at.or_else(|| self.0.iter().position(|entry| entry.key() == empty)).ok_or(Full)?;
         self.0[at] = E::new(key, value);
@@ -212,6 +217,13 @@ mod tests {
         assert_eq!(bucket.get(&keys[0]), None);
         assert_eq!(bucket.insert([10, 0, 1, 1], Address { flags: 1 }), Ok(()));
         assert_eq!(bucket.entries().count(), WAYS);
+    }
+
+    #[test]
+    fn zero_is_never_found() {
+        let mut bucket = Bucket::<AddressEntry>::EMPTY;
+        assert_eq!(bucket.get(&[0; 4]), None);
+        assert_eq!(bucket.insert([0; 4], Address { flags: 1 }), Err(Full));
     }
 
     #[test]

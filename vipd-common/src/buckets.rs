@@ -40,9 +40,12 @@ pub const fn mix(word: u32) -> u32 {
     word.wrapping_mul(0x9e37_79b1)
 }
 
-/// Entries in a bucket. With as many buckets as a table may have entries, one in a million buckets
-/// of a full table would need more.
-pub const WAYS: usize = 8;
+/// Entries in a bucket. With [`SPARE`] it is enough: were keys random, one bucket in 150,000 of a full
+/// table would need more, and addresses that follow one another are spread better than that. (Each
+/// way is another path for the verifier to follow to the program's end.)
+pub const WAYS: usize = 4;
+/// Buckets a table has for each entry that it may hold.
+pub const SPARE: u32 = 4;
 
 /// The element of the array.
 #[repr(C)]
@@ -100,9 +103,8 @@ impl<E: Entry> Bucket<E> {
     }
 
     /// What is in it.
-    pub fn entries(&self) -> impl Iterator<Item = (E::Key, E::Value)> {
-        let empty = E::EMPTY.key();
-        self.0.iter().filter(move |entry| entry.key() != empty).map(|it| (it.key(), it.value()))
+    pub fn entries(&self) -> impl Iterator<Item = E> {
+        self.0.iter().copied().filter(|entry| entry.key() != E::EMPTY.key())
     }
 }
 
@@ -140,12 +142,12 @@ mod user {
             self.0.get(&E::bucket(key), 0)?.get(key).ok_or(MapError::KeyNotFound)
         }
 
-        /// Every key and value.
+        /// What is in it.
         ///
         /// # Errors
         ///
         /// What the kernel says.
-        pub fn entries(&self) -> Result<Vec<(E::Key, E::Value)>, MapError> {
+        pub fn entries(&self) -> Result<Vec<E>, MapError> {
             let mut entries = Vec::new();
             for bucket in self.0.iter() {
                 entries.extend(bucket?.entries());

@@ -9,7 +9,7 @@
 //! Only the daemon's `datapath` module writes them from user space.
 
 use crate::addr::{Ipv4Bytes, MacAddr};
-use crate::buckets::{Entry, mix};
+use crate::buckets::{Entry, SPARE, mix};
 
 /// Version of everything in this module. It is the last component of the pin directory
 /// (`<pin_dir>/v<LAYOUT>`), so a map of another layout is never reused. Raise it with any change.
@@ -49,7 +49,7 @@ pub const ALL: [&str; 13] = [
     FIRST, RIVAL_AT, EVENTS,
 ];
 
-/// Entries in [`VIPS`], and its buckets; so for the others.
+/// Entries in [`VIPS`].
 pub const MAX_VIPS: u32 = 1024;
 /// Entries in [`SERVICES`], [`ACTIVE`], [`CONFIRMED`] and [`FIRST`].
 pub const MAX_SERVICES: u32 = 1024;
@@ -372,7 +372,7 @@ pub struct AddressEntry {
 impl Entry for AddressEntry {
     type Key = Ipv4Bytes;
     type Value = Address;
-    const BUCKETS: u32 = MAX_VIPS;
+    const BUCKETS: u32 = MAX_VIPS * SPARE;
     const EMPTY: Self = Self { addr: [0; 4], address: Address { flags: 0 } };
 
     #[inline(always)]
@@ -408,7 +408,7 @@ pub struct ServiceEntry {
 impl Entry for ServiceEntry {
     type Key = ServiceKey;
     type Value = u32;
-    const BUCKETS: u32 = MAX_SERVICES;
+    const BUCKETS: u32 = MAX_SERVICES * SPARE;
     const EMPTY: Self = Self { addr: [0; 4], port: [0; 2], index: 0 };
 
     /// `index` is below [`MAX_SERVICES`].
@@ -444,7 +444,7 @@ pub struct InterfaceEntry {
 impl Entry for InterfaceEntry {
     type Key = u32;
     type Value = Interface;
-    const BUCKETS: u32 = MAX_INTERFACES;
+    const BUCKETS: u32 = MAX_INTERFACES * SPARE;
     const EMPTY: Self =
         Self { ifindex: 0, interface: Interface { mac: MacAddr::ZERO, zero: [0; 2] } };
 

@@ -62,6 +62,8 @@ pub struct Run {
 /// The loaded object, in a network namespace of its own.
 pub struct Kernel {
     ebpf: Ebpf,
+    /// The counters after the last run; reading them is most of what a run costs.
+    counted: Option<Vec<Counter>>,
 }
 
 impl Kernel {
@@ -85,7 +87,7 @@ impl Kernel {
             let program: &mut Xdp = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap_or_else(|error| panic!("loading {name}: {error}"));
         }
-        let mut kernel = Self { ebpf };
+        let mut kernel = Self { ebpf, counted: None };
         kernel.interface(INGRESS, own);
         kernel
     }
@@ -167,7 +169,7 @@ impl Kernel {
 
     /// The same for a frame that comes in by another interface, which must exist.
     pub fn run_from(&mut self, ifindex: u32, frame: &[u8]) -> Run {
-        let before = self.counters();
+        let before = self.counted.take().unwrap_or_else(|| self.counters());
         let mut out = vec![0; frame.len() + 64];
         let context = XdpMd { data_end: frame.len() as u32, ifindex, ..XdpMd::default() };
         let result = self
@@ -180,11 +182,13 @@ impl Kernel {
             })
             .unwrap_or_else(|error| panic!("BPF_PROG_TEST_RUN of {} bytes: {error}", frame.len()));
         out.truncate(result.data_size_out as usize);
+        let after = self.counters();
         let moved: Vec<_> = Verdict::ALL
             .into_iter()
-            .zip(self.counters().into_iter().zip(before))
+            .zip(after.iter().copied().zip(before))
             .filter(|(_, (after, before))| after != before)
             .collect();
+        self.counted = Some(after);
         let [(verdict, (after, before))] = moved[..] else {
             panic!("one counter should have moved: {moved:?}")
         };
@@ -202,7 +206,8 @@ impl Kernel {
     }
 
     /// Runs the program on a frame, and looks at nothing.
-    pub fn feed(&self, frame: &[u8]) {
+    pub fn feed(&mut self, frame: &[u8]) {
+        self.counted = None;
         let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
         self.program("vipd").test_run(options).unwrap();
     }
@@ -227,6 +232,11 @@ impl Kernel {
     pub fn time(&self, program: &str, frame: &[u8], repeat: u32) -> u64 {
         let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
         self.program(program).test_run(options).unwrap().duration.as_nanos() as u64
+    }
+
+    /// Instructions that the verifier walked to accept a program. It gives up at a million.
+    pub fn verified_instructions(&self, name: &str) -> u32 {
+        self.program(name).info().unwrap().verified_instruction_count().unwrap()
     }
 
     /// A program, loaded.

@@ -3,10 +3,12 @@
 
 /// A change to data that a checksum covers, gathered word by word and applied once.
 ///
-/// RFC 1624 equation 3: `HC' = ~(~HC + ~m + m')`. The sum is kept unfolded in 32 bits: up to
-/// 32,767 words can be replaced before it could overflow.
+/// RFC 1624 equation 3: `HC' = ~(~HC + ~m + m')`. One's complement sums are the same in either byte
+/// order, and of 32-bit words as of 16-bit ones (RFC 1071 section 2), so words are added as this
+/// machine reads them. The sum is kept unfolded: 2^30 words can be replaced before it could
+/// overflow.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Delta(u32);
+pub struct Delta(u64);
 
 impl Delta {
     /// No change.
@@ -15,17 +17,18 @@ impl Delta {
         Self(0)
     }
 
-    /// One 16-bit word, in network byte order, became another.
+    /// One 16-bit word, at an even offset, became another.
     #[inline(always)]
     pub const fn word(self, old: [u8; 2], new: [u8; 2]) -> Self {
-        let old = !u16::from_be_bytes(old);
-        Self(self.0 + old as u32 + u16::from_be_bytes(new) as u32)
+        let old = !u16::from_ne_bytes(old);
+        Self(self.0 + old as u64 + u16::from_ne_bytes(new) as u64)
     }
 
     /// Two words, such as an IPv4 address or a sequence number, became others.
     #[inline(always)]
     pub const fn dword(self, old: [u8; 4], new: [u8; 4]) -> Self {
-        self.word([old[0], old[1]], [new[0], new[1]]).word([old[2], old[3]], [new[2], new[3]])
+        let old = !u32::from_ne_bytes(old);
+        Self(self.0 + old as u64 + u32::from_ne_bytes(new) as u64)
     }
 
     /// Both changes.
@@ -34,17 +37,17 @@ impl Delta {
         Self(self.0 + other.0)
     }
 
-    /// The checksum after the change, in network byte order.
+    /// The checksum after the change, as it stands on the wire.
     #[inline(always)]
     pub const fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
-        let sum = !u16::from_be_bytes(checksum) as u32;
-        (!fold(sum + fold(self.0) as u32)).to_be_bytes()
+        let sum = !u16::from_ne_bytes(checksum);
+        (!fold(self.0 + sum as u64)).to_ne_bytes()
     }
 }
 
-/// The one's complement sum of `words`, not yet inverted.
+/// The one's complement sum of words as this machine reads them, not yet inverted.
 #[derive(Clone, Copy, Default)]
-pub struct Sum(u32);
+pub struct Sum(u64);
 
 impl Sum {
     /// The empty sum.
@@ -53,16 +56,16 @@ impl Sum {
         Self(0)
     }
 
-    /// Adds one word in network byte order.
+    /// Adds one word.
     #[inline(always)]
     pub const fn word(self, word: [u8; 2]) -> Self {
-        Self(self.0 + u16::from_be_bytes(word) as u32)
+        Self(self.0 + u16::from_ne_bytes(word) as u64)
     }
 
-    /// Adds two words in network byte order.
+    /// Adds two words.
     #[inline(always)]
     pub const fn dword(self, dword: [u8; 4]) -> Self {
-        self.word([dword[0], dword[1]]).word([dword[2], dword[3]])
+        Self(self.0 + u32::from_ne_bytes(dword) as u64)
     }
 
     /// Adds a header of `N` bytes; `N` must be even.
@@ -78,15 +81,17 @@ impl Sum {
         sum
     }
 
-    /// The checksum field's value, in network byte order.
+    /// The checksum field's value, as it stands on the wire.
     #[inline(always)]
     pub const fn checksum(self) -> [u8; 2] {
-        (!fold(self.0)).to_be_bytes()
+        (!fold(self.0)).to_ne_bytes()
     }
 }
 
 #[inline(always)]
-const fn fold(sum: u32) -> u16 {
+const fn fold(sum: u64) -> u16 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     sum as u16

@@ -9,14 +9,15 @@
 //! Only the daemon's `datapath` module writes them from user space.
 
 use crate::addr::{Ipv4Bytes, MacAddr};
+use crate::buckets::{Entry, SPARE, mix};
 
 /// Version of everything in this module. It is the last component of the pin directory
 /// (`<pin_dir>/v<LAYOUT>`), so a map of another layout is never reused. Raise it with any change.
 pub const LAYOUT: u32 = 1;
 
-/// `VIPS`: hash, [`Ipv4Bytes`] -> [`Address`]. What the program does with frames for an address.
+/// `VIPS`: buckets, [`Ipv4Bytes`] -> [`Address`]. What the program does with frames for an address.
 pub const VIPS: &str = "VIPS";
-/// `SERVICES`: hash, [`ServiceKey`] -> service index (`u32`).
+/// `SERVICES`: buckets, [`ServiceKey`] -> service index (`u32`).
 pub const SERVICES: &str = "SERVICES";
 /// `ACTIVE`: array, service index -> [`Active`]. The only thing a cutover writes. `BPF_F_MMAPABLE`:
 /// the daemon stores into the kernel's memory itself, so that a cutover is one atomic store and
@@ -31,7 +32,7 @@ pub const FLOWS: &str = "FLOWS";
 /// `HALF_OPEN`: like [`FLOWS`], for connections whose handshake is not complete. A SYN flood fills
 /// this table and leaves the other alone.
 pub const HALF_OPEN: &str = "HALF_OPEN";
-/// `INTERFACES`: hash, interface index (`u32`) -> [`Interface`].
+/// `INTERFACES`: buckets, interface index (`u32`) -> [`Interface`].
 pub const INTERFACES: &str = "INTERFACES";
 /// `PORTS`: devmap hash, interface index -> the same, for frames that leave by another interface.
 pub const PORTS: &str = "PORTS";
@@ -377,6 +378,114 @@ pub struct Interface {
     pub zero: [u8; 2],
 }
 
+/// A VIP in [`VIPS`]. One aligned 64-bit word.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AddressEntry {
+    addr: Ipv4Bytes,
+    address: Address,
+}
+
+impl Entry for AddressEntry {
+    type Key = Ipv4Bytes;
+    type Value = Address;
+    const BUCKETS: u32 = MAX_VIPS * SPARE;
+    const EMPTY: Self = Self { addr: [0; 4], address: Address { flags: 0 } };
+
+    #[inline(always)]
+    fn new(addr: Ipv4Bytes, address: Address) -> Self {
+        Self { addr, address }
+    }
+
+    #[inline(always)]
+    fn key(&self) -> Ipv4Bytes {
+        self.addr
+    }
+
+    #[inline(always)]
+    fn value(&self) -> Address {
+        self.address
+    }
+
+    #[inline(always)]
+    fn hash(addr: &Ipv4Bytes) -> u32 {
+        mix(u32::from_ne_bytes(*addr))
+    }
+}
+
+/// A service in [`SERVICES`]. One aligned 64-bit word.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ServiceEntry {
+    addr: Ipv4Bytes,
+    port: [u8; 2],
+    index: u16,
+}
+
+impl Entry for ServiceEntry {
+    type Key = ServiceKey;
+    type Value = u32;
+    const BUCKETS: u32 = MAX_SERVICES * SPARE;
+    const EMPTY: Self = Self { addr: [0; 4], port: [0; 2], index: 0 };
+
+    /// `index` is below [`MAX_SERVICES`].
+    #[inline(always)]
+    fn new(key: ServiceKey, index: u32) -> Self {
+        Self { addr: key.addr, port: key.port, index: index as u16 }
+    }
+
+    #[inline(always)]
+    fn key(&self) -> ServiceKey {
+        ServiceKey::new(self.addr, self.port)
+    }
+
+    #[inline(always)]
+    fn value(&self) -> u32 {
+        self.index as u32
+    }
+
+    #[inline(always)]
+    fn hash(key: &ServiceKey) -> u32 {
+        mix(u32::from_ne_bytes(key.addr)) ^ mix(u16::from_ne_bytes(key.port) as u32)
+    }
+}
+
+/// An interface in [`INTERFACES`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InterfaceEntry {
+    ifindex: u32,
+    interface: Interface,
+}
+
+impl Entry for InterfaceEntry {
+    type Key = u32;
+    type Value = Interface;
+    const BUCKETS: u32 = MAX_INTERFACES * SPARE;
+    const EMPTY: Self =
+        Self { ifindex: 0, interface: Interface { mac: MacAddr::ZERO, zero: [0; 2] } };
+
+    #[inline(always)]
+    fn new(ifindex: u32, interface: Interface) -> Self {
+        Self { ifindex, interface }
+    }
+
+    #[inline(always)]
+    fn key(&self) -> u32 {
+        self.ifindex
+    }
+
+    #[inline(always)]
+    fn value(&self) -> Interface {
+        self.interface
+    }
+
+    #[inline(always)]
+    fn hash(ifindex: &u32) -> u32 {
+        mix(*ifindex)
+    }
+}
+
 /// Value of [`COUNTERS`], per CPU.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -425,6 +534,9 @@ const _: () = {
     assert!(size_of::<FlowKey>() == 12);
     assert!(size_of::<Flow>() == 64);
     assert!(size_of::<Interface>() == 8);
+    assert!(size_of::<AddressEntry>() == 8);
+    assert!(size_of::<ServiceEntry>() == 8);
+    assert!(size_of::<InterfaceEntry>() == 12);
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<KernelEvent>() == 40);
 };
@@ -448,6 +560,9 @@ mod pod {
         FlowKey,
         Flow,
         Interface,
+        AddressEntry,
+        ServiceEntry,
+        InterfaceEntry,
         Counter,
         KernelEvent
     );

@@ -15,8 +15,11 @@ const FROM_CLIENT: (MacAddr, std::net::Ipv4Addr) = (CLIENT_MAC, CLIENT);
 const TO_VIP: (MacAddr, std::net::Ipv4Addr) = (DIRECTOR_MAC, VIP);
 const IGNORED: (Verdict, Xdp_) = (Verdict::IcmpIgnored, Xdp_::Drop);
 
+/// Type, code, and bytes 4 to 7.
+type Error = (u8, u8, [u8; 4]);
+
 /// Errors that RFC 792 has, each with what it carries in bytes 4 to 7.
-const ERRORS: [(&str, (u8, u8, [u8; 4])); 4] = [
+const ERRORS: [(&str, Error); 4] = [
     ("fragmentation needed, MTU 1280", (3, 4, [0, 0, 5, 0])),
     ("host unreachable", (3, 1, [0; 4])),
     ("time exceeded", (11, 0, [0; 4])),

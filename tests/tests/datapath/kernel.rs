@@ -9,9 +9,10 @@ use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{TestRun as _, Xdp};
 use aya::{Ebpf, EbpfLoader, TestRunOptions};
 use vipd_common::addr::{MacAddr, mapped};
+use vipd_common::buckets::{Buckets, Entry};
 use vipd_common::maps::{
-    self, Active, Address, Backend, Counter, Flow, FlowKey, ForwardMode, Interface, KernelEvent,
-    ServiceKey, ServiceState,
+    self, Active, Address, AddressEntry, Backend, Counter, Flow, FlowKey, ForwardMode, Interface,
+    InterfaceEntry, KernelEvent, ServiceEntry, ServiceKey, ServiceState,
 };
 use vipd_common::verdict::Verdict;
 
@@ -61,6 +62,8 @@ pub struct Run {
 /// The loaded object, in a network namespace of its own.
 pub struct Kernel {
     ebpf: Ebpf,
+    /// The counters after the last run; reading them is most of what a run costs.
+    counted: Option<Vec<Counter>>,
 }
 
 impl Kernel {
@@ -84,14 +87,14 @@ impl Kernel {
             let program: &mut Xdp = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap_or_else(|error| panic!("loading {name}: {error}"));
         }
-        let mut kernel = Self { ebpf };
+        let mut kernel = Self { ebpf, counted: None };
         kernel.interface(INGRESS, own);
         kernel
     }
 
     pub fn interface(&mut self, ifindex: u32, mac: MacAddr) {
         let interface = Interface { mac, zero: [0; 2] };
-        self.hash::<u32, Interface>(maps::INTERFACES).insert(ifindex, interface, 0).unwrap();
+        self.buckets::<InterfaceEntry>(maps::INTERFACES).insert(ifindex, interface).unwrap();
     }
 
     /// Lets frames be redirected to `ifindex`, which must exist.
@@ -101,14 +104,12 @@ impl Kernel {
     }
 
     pub fn address(&mut self, addr: Ipv4Addr, flags: u32) {
-        self.hash::<[u8; 4], Address>(maps::VIPS)
-            .insert(addr.octets(), Address { flags }, 0)
-            .unwrap();
+        self.buckets::<AddressEntry>(maps::VIPS).insert(addr.octets(), Address { flags }).unwrap();
     }
 
     pub fn service(&mut self, addr: Ipv4Addr, port: u16, index: u32) {
         let key = ServiceKey::new(addr.octets(), port.to_be_bytes());
-        self.hash::<ServiceKey, u32>(maps::SERVICES).insert(key, index, 0).unwrap();
+        self.buckets::<ServiceEntry>(maps::SERVICES).insert(key, index).unwrap();
     }
 
     pub fn active(&mut self, service: u32, state: ServiceState, slot: u16, generation: u32) {
@@ -168,7 +169,7 @@ impl Kernel {
 
     /// The same for a frame that comes in by another interface, which must exist.
     pub fn run_from(&mut self, ifindex: u32, frame: &[u8]) -> Run {
-        let before = self.counters();
+        let before = self.counted.take().unwrap_or_else(|| self.counters());
         let mut out = vec![0; frame.len() + 64];
         let context = XdpMd { data_end: frame.len() as u32, ifindex, ..XdpMd::default() };
         let result = self
@@ -181,11 +182,13 @@ impl Kernel {
             })
             .unwrap_or_else(|error| panic!("BPF_PROG_TEST_RUN of {} bytes: {error}", frame.len()));
         out.truncate(result.data_size_out as usize);
+        let after = self.counters();
         let moved: Vec<_> = Verdict::ALL
             .into_iter()
-            .zip(self.counters().into_iter().zip(before))
+            .zip(after.iter().copied().zip(before))
             .filter(|(_, (after, before))| after != before)
             .collect();
+        self.counted = Some(after);
         let [(verdict, (after, before))] = moved[..] else {
             panic!("one counter should have moved: {moved:?}")
         };
@@ -203,7 +206,8 @@ impl Kernel {
     }
 
     /// Runs the program on a frame, and looks at nothing.
-    pub fn feed(&self, frame: &[u8]) {
+    pub fn feed(&mut self, frame: &[u8]) {
+        self.counted = None;
         let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
         self.program("vipd").test_run(options).unwrap();
     }
@@ -230,6 +234,11 @@ impl Kernel {
         self.program(program).test_run(options).unwrap().duration.as_nanos() as u64
     }
 
+    /// Instructions that the verifier walked to accept a program. It gives up at a million.
+    pub fn verified_instructions(&self, name: &str) -> u32 {
+        self.program(name).info().unwrap().verified_instruction_count().unwrap()
+    }
+
     /// A program, loaded.
     pub fn program_fd(&self, name: &str) -> BorrowedFd<'_> {
         self.program(name).fd().unwrap().as_fd()
@@ -254,6 +263,10 @@ impl Kernel {
 
     fn map(&mut self, name: &str) -> &mut Map {
         self.ebpf.map_mut(name).unwrap_or_else(|| panic!("no map {name}"))
+    }
+
+    fn buckets<E: Entry + aya::Pod>(&mut self, name: &str) -> Buckets<&mut MapData, E> {
+        Buckets::new(Array::try_from(self.map(name)).unwrap())
     }
 
     fn hash<K: aya::Pod, V: aya::Pod>(&mut self, name: &str) -> HashMap<&mut MapData, K, V> {

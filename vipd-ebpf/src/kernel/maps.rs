@@ -8,20 +8,21 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, DevMapHash, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, DevMapHash, LruHashMap, PerCpuArray, RingBuf};
 use vipd_common::addr::{Ipv4Bytes, MacAddr};
+use vipd_common::buckets::{Bucket, Entry};
 use vipd_common::maps::{
-    Active, Address, Backend, Confirmed, Counter, DEFAULT_FLOWS, DEFAULT_HALF_OPEN, EVENTS_BYTES,
-    Flow, FlowKey, Interface, KernelEvent, MAX_INTERFACES, MAX_SERVICES, MAX_SLOTS, MAX_VIPS,
-    RIVAL_INTERVAL_NS, ServiceKey,
+    Active, Address, AddressEntry, Backend, Confirmed, Counter, DEFAULT_FLOWS, DEFAULT_HALF_OPEN,
+    EVENTS_BYTES, Flow, FlowKey, InterfaceEntry, KernelEvent, MAX_INTERFACES, MAX_SERVICES,
+    MAX_SLOTS, RIVAL_INTERVAL_NS, ServiceEntry, ServiceKey,
 };
 use vipd_common::verdict::Verdict;
 use vipd_ebpf::tables::{FlowTable, Tables};
 
 #[map]
-static VIPS: HashMap<Ipv4Bytes, Address> = HashMap::with_max_entries(MAX_VIPS, 0);
+static VIPS: Array<Bucket<AddressEntry>> = Array::with_max_entries(AddressEntry::BUCKETS, 0);
 #[map]
-static SERVICES: HashMap<ServiceKey, u32> = HashMap::with_max_entries(MAX_SERVICES, 0);
+static SERVICES: Array<Bucket<ServiceEntry>> = Array::with_max_entries(ServiceEntry::BUCKETS, 0);
 #[map]
 static ACTIVE: Array<u64> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
 #[map]
@@ -33,7 +34,8 @@ static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(DEFAULT_F
 #[map]
 static HALF_OPEN: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(DEFAULT_HALF_OPEN, 0);
 #[map]
-static INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(MAX_INTERFACES, 0);
+static INTERFACES: Array<Bucket<InterfaceEntry>> =
+    Array::with_max_entries(InterfaceEntry::BUCKETS, 0);
 #[map]
 static PORTS: DevMapHash = DevMapHash::with_max_entries(MAX_INTERFACES, 0);
 #[map]
@@ -98,25 +100,29 @@ fn table(which: FlowTable) -> &'static LruHashMap<FlowKey, Flow> {
     }
 }
 
+/// The value of a key. The daemon replaces entries while we read: one of an earlier moment is as
+/// good as a packet earlier, and each entry is written in one piece.
+#[inline(always)]
+fn get<E: Entry>(table: &Array<Bucket<E>>, key: &E::Key) -> Option<E::Value> {
+    table.get(E::bucket(key))?.get(key)
+}
+
 impl Tables for Maps {
     type FlowRef<'a> = FlowRef;
 
     #[inline(always)]
     fn address(&self, addr: Ipv4Bytes) -> Option<Address> {
-        // SAFETY: `Address` is one 32-bit word; a stale one is as good as a packet earlier.
-        unsafe { VIPS.get(addr).copied() }
+        get(&VIPS, &addr)
     }
 
     #[inline(always)]
     fn interface(&self, ifindex: u32) -> Option<MacAddr> {
-        // SAFETY: written before the interface gets the program, and rarely after.
-        unsafe { INTERFACES.get(ifindex).map(|interface| interface.mac) }
+        get(&INTERFACES, &ifindex).map(|interface| interface.mac)
     }
 
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<u32> {
-        // SAFETY: one 32-bit word.
-        unsafe { SERVICES.get(key).copied() }
+        get(&SERVICES, key)
     }
 
     #[inline(always)]

@@ -6,6 +6,7 @@
 //! neighbour, possession ────────────────────────────────────────┴▶ plan ──▶ datapath
 //! ```
 
+mod host;
 mod knowledge;
 mod possession;
 mod report;
@@ -80,6 +81,10 @@ struct Driver {
     problems: BTreeMap<Problem, Instant>,
     /// Those that were logged.
     reported: BTreeSet<Problem>,
+    /// Interfaces that are not there, or are without the program.
+    detached: BTreeSet<String>,
+    /// What is wrong with the host, in words.
+    host_problems: BTreeSet<String>,
     _control: Control,
 }
 
@@ -99,7 +104,9 @@ impl Driver {
         let (neighbours, mut network_input) =
             neighbour::spawn().context("cannot read this host's network (rtnetlink)")?;
         let network = network_input.borrow_and_update().clone();
-        refuse_own_addresses(&config, &network)?;
+        if let Some(why) = host::own_vips(&config, &network).next() {
+            bail!(why);
+        }
 
         let (ask, questions) = mpsc::channel(QUEUE);
         let control = Control::listen(&config.daemon.control_socket, ask).await?;
@@ -140,6 +147,8 @@ impl Driver {
             failovers: VecDeque::new(),
             problems: BTreeMap::new(),
             reported: BTreeSet::new(),
+            detached: BTreeSet::new(),
+            host_problems: BTreeSet::new(),
             _control: control,
             config,
         };
@@ -303,6 +312,7 @@ impl Driver {
             .iter()
             .filter_map(|(node, hop)| Some((*node, hop.as_ref().ok()?.clone())))
             .collect();
+        self.look_at_host();
         self.reconcile();
     }
 
@@ -435,6 +445,7 @@ impl Driver {
         let names = &self.config.daemon.interfaces;
         names
             .iter()
+            .filter(|name| !self.detached.contains(*name))
             .filter_map(|name| {
                 let link = self.network.link(name)?;
                 Some(Port { ifindex: link.ifindex, mac: link.mac? })
@@ -450,22 +461,4 @@ impl Driver {
             },
         }
     }
-}
-
-/// A VIP that the host itself holds would be answered by its stack as well.
-fn refuse_own_addresses(config: &Config, network: &Network) -> Result<()> {
-    for vip in &config.vips {
-        let Some(own) = network.addresses.iter().find(|own| own.address == vip.address) else {
-            continue;
-        };
-        let name = network.links.get(&own.ifindex).map_or("an interface", |link| &link.name);
-        bail!(
-            "the VIP {vip} is an address of this host, on {name}: vipd answers for it in XDP, so \
-             it must not be there; remove it with `ip address del {vip}/{prefix} dev {name}`, or \
-             choose another VIP",
-            vip = vip.address,
-            prefix = own.prefix,
-        );
-    }
-    Ok(())
 }

@@ -157,6 +157,8 @@ impl Driver {
         let interfaces = driver.config.daemon.interfaces.clone();
         driver.datapath.attach(&interfaces)?;
         driver.datapath.commit();
+        // Whom the maps name is followed, whether or not a Sentinel ever answers.
+        driver.nodes_changed();
         for it in driver.datapath.interfaces() {
             info!(
                 interface = it.name,

@@ -298,8 +298,13 @@ impl Driver {
             }
             KernelEvent::RIVAL => {
                 let vip = Ipv4Addr::from(event.addr);
-                let port = self.ports().into_iter().find(|port| port.ifindex == event.ifindex);
-                if let Some(port) = port {
+                let ports = self.ports();
+                // Two interfaces on one link hear each other.
+                let is_own = ports.iter().any(|port| port.mac == event.mac);
+                let port = ports.into_iter().find(|port| port.ifindex == event.ifindex);
+                if let Some(port) = port
+                    && !is_own
+                {
                     self.possession.rival(vip, event.mac, port, Instant::now());
                 }
             }

@@ -17,7 +17,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
@@ -53,12 +53,31 @@ const LASTING: Duration = Duration::from_secs(1);
 /// # Errors
 ///
 /// Whatever keeps it from starting, with nothing left behind on the host; later only the loss of
-/// its own event sources. Sentinels or Redis nodes that don't answer are waited for.
+/// its own event sources, after which what is pinned forwards on, as after a crash. Sentinels or
+/// Redis nodes that don't answer are waited for.
 pub async fn run(config: Config) -> Result<()> {
+    // Before anything is put on the host: a signal during the start must not leave it there.
+    let signals = Signals::listen()?;
     let (mut driver, inputs) = Driver::start(config).await?;
-    let outcome = driver.serve(inputs).await;
-    driver.stop().await?;
-    outcome
+    driver.serve(inputs, signals).await.context(
+        "vipd can't go on; what is pinned forwards on until the next `vipd run` or `vipd detach`",
+    )?;
+    driver.stop().await
+}
+
+/// What ends the daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
 }
 
 /// Everything the daemon holds.
@@ -172,16 +191,18 @@ impl Driver {
     }
 
     /// The event loop.
-    async fn serve(&mut self, mut inputs: Inputs) -> Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    async fn serve(&mut self, mut inputs: Inputs, mut signals: Signals) -> Result<()> {
         let mut tick = interval(RECONCILE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = pin!(sleep_until(self.deadline()));
             tokio::select! {
-                Some(report) = inputs.sentinels.recv() => self.sentinel_said(report),
-                Some(report) = inputs.nodes.recv() => self.node_said(report),
+                report = inputs.sentinels.recv() => {
+                    self.sentinel_said(report.context("the Sentinels are no longer followed")?);
+                }
+                report = inputs.nodes.recv() => {
+                    self.node_said(report.context("the Redis nodes are no longer watched")?);
+                }
                 event = inputs.kernel.next() => {
                     self.kernel_said(&event.context("the kernel's events can't be read")?);
                 }
@@ -199,9 +220,12 @@ impl Driver {
                     let _ = answer.send(self.answer(request));
                 }
                 () = deadline => self.tell(Monotonic::now(), Event::Tick),
-                _ = tick.tick() => self.reconcile(),
-                _ = terminate.recv() => { info!("SIGTERM: stopping"); return Ok(()); }
-                _ = interrupt.recv() => { info!("SIGINT: stopping"); return Ok(()); }
+                _ = tick.tick() => {
+                    self.look_at_host();
+                    self.reconcile();
+                }
+                _ = signals.terminate.recv() => { info!("SIGTERM: stopping"); return Ok(()); }
+                _ = signals.interrupt.recv() => { info!("SIGINT: stopping"); return Ok(()); }
             }
         }
     }

@@ -18,6 +18,9 @@ use crate::tables::{FlowTable, Tables};
 
 /// Source ports tried for a new connection before giving up.
 const PORT_TRIES: u32 = 12;
+/// A connection that was quiet for this long may have lost one half to a full table, which drops
+/// what was not used lately. Below the second after which Linux repeats a SYN.
+const QUIET_NS: u64 = 500_000_000;
 
 /// Handles a TCP segment to a VIP in mode `nat`, or to a source address.
 #[inline(always)]
@@ -39,9 +42,10 @@ pub fn handle<T: Tables>(
         };
     };
     let active = tables.active(flow.service);
+    let torn = is_torn(tables, table, &key, &flow);
     let reusable = segment.is_syn()
         && flow.direction == Flow::FROM_CLIENT
-        && (flow.generation != active.generation() || is_over(&flow, table, tables.now()));
+        && (torn || flow.generation != active.generation() || is_over(&flow, table, tables.now()));
     if reusable {
         let service = flow.service;
         forget(tables, table, &key, &flow);
@@ -60,6 +64,10 @@ pub fn handle<T: Tables>(
         ServiceState::Up => {}
         ServiceState::Down => return Verdict::ServiceDown,
         ServiceState::Parked => return Verdict::ServiceParked,
+    }
+    if torn {
+        tables.remove_flow(table, &key);
+        return service::refuse(frame, packet, Verdict::NoFlowReset, Verdict::NoFlowDrop);
     }
     if segment.ttl <= 1 {
         return Verdict::TtlExpired;
@@ -244,6 +252,15 @@ fn is_over(flow: &Flow, table: FlowTable, now: u64) -> bool {
         || flow.is_expired(table == FlowTable::Established, now)
 }
 
+/// Whether a table that was full dropped the backend's half of a connection and left the
+/// client's: no answer would ever reach the client.
+#[inline(always)]
+fn is_torn<T: Tables>(tables: &T, table: FlowTable, key: &FlowKey, flow: &Flow) -> bool {
+    flow.direction == Flow::FROM_CLIENT
+        && tables.now().saturating_sub(flow.last_seen) > QUIET_NS
+        && peer(tables, table, key, &flow.leaves.reversed()).is_none()
+}
+
 /// Removes both halves of a connection from the table they stand in. `flow` is the half with this
 /// `key`.
 #[inline(always)]
@@ -280,11 +297,12 @@ fn to_backend<T: Tables>(
     let Some(backend) = tables.backend(active.slot()) else { return Verdict::NoBackend };
     let leaves = flow.leaves;
     let other = leaves.reversed();
-    // The client may have moved behind another router; its backend's half sends replies there.
-    if flow.client_mac != packet.arrival.src {
-        flow.client_mac = packet.arrival.src;
+    // The client may have moved behind another router or interface, or ours may have got another
+    // index or address; its backend's half sends replies there.
+    if !comes_by(&flow, packet, frame.ifindex()) {
+        move_client(&mut flow, packet, frame.ifindex());
         if let Some(mut peer) = peer(tables, table, &segment.key, &other) {
-            peer.client_mac = packet.arrival.src;
+            move_client(&mut peer, packet, frame.ifindex());
         }
     }
     let completes = table == FlowTable::HalfOpen
@@ -297,6 +315,23 @@ fn to_backend<T: Tables>(
         establish(tables, &segment.key, flow);
     }
     send(frame, packet, &leaves, &departure(backend), Verdict::NatToBackend)
+}
+
+/// Whether the client is where the flow says.
+#[inline(always)]
+fn comes_by(flow: &Flow, packet: &ForUs, ifindex: u32) -> bool {
+    flow.client_mac == packet.arrival.src
+        && flow.client_gateway == packet.arrival.dst
+        && flow.client_vlan == packet.arrival.vlan
+        && flow.client_ifindex == ifindex
+}
+
+#[inline(always)]
+fn move_client(flow: &mut Flow, packet: &ForUs, ifindex: u32) {
+    flow.client_mac = packet.arrival.src;
+    flow.client_gateway = packet.arrival.dst;
+    flow.client_vlan = packet.arrival.vlan;
+    flow.client_ifindex = ifindex;
 }
 
 #[inline(always)]

@@ -81,12 +81,18 @@ pub enum Occupancy {
 ///
 /// What this host's own XDP program answers isn't heard: it answers others' frames only.
 pub async fn probe(port: Port, vip: Ipv4Addr) -> io::Result<Occupancy> {
+    probe_beside(port, &[port.mac], vip).await
+}
+
+/// [`probe`] by a host with several interfaces, whose link-layer addresses are `own`: where two of
+/// them are on one link, they hear each other.
+pub async fn probe_beside(port: Port, own: &[MacAddr], vip: Ipv4Addr) -> io::Result<Occupancy> {
     // SAFETY: a Socket's descriptor stays open and the same for as long as the AsyncFd owns it.
     let socket = unsafe { AsyncFd::register_with_interest(listen(port)?, Interest::READABLE) }?;
     let frame = frame(port.mac, ArpPacket::probe(port.mac, vip.octets()));
     for _ in 0..PROBES {
         send(socket.get_ref(), port, &frame)?;
-        let heard = tokio::time::timeout(PROBE_INTERVAL, rival(&socket, port, vip)).await;
+        let heard = tokio::time::timeout(PROBE_INTERVAL, rival(&socket, port, own, vip)).await;
         if let Ok(mac) = heard {
             return Ok(Occupancy::InUse { mac: mac? });
         }
@@ -181,7 +187,12 @@ fn announce_once(socket: &Socket, port: Port, vip: Ipv4Addr) -> io::Result<()> {
 }
 
 /// The link-layer address of whoever uses, or probes for, `vip`.
-async fn rival(socket: &AsyncFd<Socket>, port: Port, vip: Ipv4Addr) -> io::Result<MacAddr> {
+async fn rival(
+    socket: &AsyncFd<Socket>,
+    port: Port,
+    own: &[MacAddr],
+    vip: Ipv4Addr,
+) -> io::Result<MacAddr> {
     let mut buffer = [MaybeUninit::uninit(); 128];
     for _ in 0..MAX_FRAMES {
         let mut guard = socket.readable().await?;
@@ -189,7 +200,7 @@ async fn rival(socket: &AsyncFd<Socket>, port: Port, vip: Ipv4Addr) -> io::Resul
             Ok(Ok(length)) => {
                 // SAFETY: recv initialised the first `length` bytes of the buffer.
                 let bytes = unsafe { buffer[..length.min(buffer.len())].assume_init_ref() };
-                if let Some(mac) = claimant(bytes, port, vip) {
+                if let Some(mac) = claimant(bytes, own, vip) {
                     return Ok(mac);
                 }
             }
@@ -204,13 +215,13 @@ async fn rival(socket: &AsyncFd<Socket>, port: Port, vip: Ipv4Addr) -> io::Resul
 
 /// Who uses `vip`, as this frame says (RFC 5227 section 2.1.1): its sender address is the VIP, or
 /// it is somebody else's probe for it. Our own frames don't count.
-fn claimant(bytes: &[u8], port: Port, vip: Ipv4Addr) -> Option<MacAddr> {
+fn claimant(bytes: &[u8], own: &[MacAddr], vip: Ipv4Addr) -> Option<MacAddr> {
     let packet = arp(bytes)?;
     let uses = packet.sender_ip == vip.octets();
     let probes = packet.operation == REQUEST
         && packet.sender_ip == [0; 4]
         && packet.target_ip == vip.octets();
-    (packet.sender_mac != port.mac && (uses || probes)).then_some(packet.sender_mac)
+    (!own.contains(&packet.sender_mac) && (uses || probes)).then_some(packet.sender_mac)
 }
 
 /// The ARP packet in an Ethernet frame, if it is one for IPv4.
@@ -288,33 +299,32 @@ mod tests {
     const OWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 50]);
     const OTHER: MacAddr = MacAddr([2, 0, 0, 0, 0, 66]);
     const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 250);
-    const PORT: Port = Port { ifindex: 1, mac: OWN };
 
     #[test]
     fn who_sends_from_the_address_uses_it() {
         for operation in [REQUEST, REPLY] {
             let packet = ArpPacket::announcement(operation, OTHER, VIP.octets());
-            assert_eq!(claimant(&frame(OTHER, packet), PORT, VIP), Some(OTHER));
+            assert_eq!(claimant(&frame(OTHER, packet), &[OWN], VIP), Some(OTHER));
         }
     }
 
     #[test]
     fn a_probe_by_another_host_is_a_conflict_and_a_question_is_not() {
         let mut packet = ArpPacket::probe(OTHER, VIP.octets());
-        assert_eq!(claimant(&frame(OTHER, packet), PORT, VIP), Some(OTHER));
+        assert_eq!(claimant(&frame(OTHER, packet), &[OWN], VIP), Some(OTHER));
         packet.sender_ip = [198, 18, 0, 10];
-        assert_eq!(claimant(&frame(OTHER, packet), PORT, VIP), None);
+        assert_eq!(claimant(&frame(OTHER, packet), &[OWN], VIP), None);
     }
 
     #[test]
     fn own_frames_other_addresses_and_other_protocols_are_no_conflict() {
         let own = frame(OWN, ArpPacket::probe(OWN, VIP.octets()));
-        assert_eq!(claimant(&own, PORT, VIP), None);
+        assert_eq!(claimant(&own, &[OWN], VIP), None);
         let elsewhere = ArpPacket::announcement(REPLY, OTHER, [198, 18, 0, 1]);
-        assert_eq!(claimant(&frame(OTHER, elsewhere), PORT, VIP), None);
+        assert_eq!(claimant(&frame(OTHER, elsewhere), &[OWN], VIP), None);
         let mut ipv6 = frame(OTHER, ArpPacket::announcement(REPLY, OTHER, VIP.octets()));
         ipv6[12] = 0x86;
-        assert_eq!(claimant(&ipv6, PORT, VIP), None);
+        assert_eq!(claimant(&ipv6, &[OWN], VIP), None);
     }
 
     #[test]

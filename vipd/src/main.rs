@@ -27,6 +27,7 @@ fn main() -> ExitCode {
 async fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(flags) => {
+            abort_on_panic();
             driver::run(Config::from_flags(&flags)?).await.map(|()| ExitCode::SUCCESS)
         }
         Command::Check(flags) => run_check(&flags).await,
@@ -92,6 +93,16 @@ async fn detach(flags: &DetachFlags) -> Result<ExitCode> {
     }
     print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A task that panicked would leave a daemon that looks alive and follows no failover. Dead, it is
+/// started again by whoever watches over it, while what is pinned forwards on.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 /// Standard output; a reader that has gone away is no error.

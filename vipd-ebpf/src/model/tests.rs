@@ -5,11 +5,11 @@ use std::vec::Vec;
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use vipd_common::addr::{MacAddr, mapped};
-use vipd_common::maps::{Active, Address, Backend, ForwardMode, ServiceKey, ServiceState};
+use vipd_common::maps::{Active, Address, Backend, FlowKey, ForwardMode, ServiceKey, ServiceState};
 use vipd_common::verdict::{Action, Verdict};
 
 use super::{World, exercise, run};
-use crate::tables::FlowTable;
+use crate::tables::{FlowTable, Tables as _};
 
 const OWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x50]);
 const PEER: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x10]);
@@ -215,4 +215,61 @@ fn a_flow_that_outlived_its_time_gives_its_port_away() {
     world.now += vipd_common::maps::RESET_NS + 1;
     assert_eq!(run(&world, 1, &syn).verdict, Verdict::NatNew);
     assert_eq!(world.flows(FlowTable::Established), []);
+}
+
+#[test]
+fn a_connection_whose_backend_half_was_evicted_is_reset_instead_of_hanging() {
+    let mut world = world();
+    let source = connect(&world, CLIENT, (1, 2));
+    world.remove_flow(FlowTable::Established, &reply_key(source));
+    world.now += SECOND;
+    let query = segment(CLIENT, VIP, "A", (2, 3), b"PING");
+    assert_eq!(run(&world, 1, &query).verdict, Verdict::NoFlowReset);
+    assert_eq!(world.flows(FlowTable::Established), []);
+}
+
+#[test]
+fn a_repeated_syn_whose_backend_half_was_evicted_opens_anew() {
+    let mut world = world();
+    let syn = segment(CLIENT, VIP, "S", (1, 0), &[]);
+    let source = forwarded(&world, &syn, Verdict::NatNew).from;
+    world.remove_flow(FlowTable::HalfOpen, &reply_key(source));
+    world.now += SECOND;
+    let source = forwarded(&world, &syn, Verdict::NatNew).from;
+    let syn_ack = segment(BACKEND, source, "SA", (7, 2), &[]);
+    forwarded(&world, &syn_ack, Verdict::NatToClient);
+}
+
+#[test]
+fn a_quiet_connection_is_not_taken_for_a_torn_one() {
+    let mut world = world();
+    connect(&world, CLIENT, (1, 2));
+    world.now += 3600 * SECOND;
+    forwarded(&world, &segment(CLIENT, VIP, "A", (2, 3), b"PING"), Verdict::NatToBackend);
+}
+
+#[test]
+fn replies_follow_a_client_to_another_interface() {
+    let mut world = world();
+    let source = connect(&world, CLIENT, (1, 2));
+    let other = MacAddr([2, 0, 0, 0, 0, 0x51]);
+    world.interfaces.insert(2, other);
+    let mut query = segment(CLIENT, VIP, "A", (2, 3), b"PING");
+    query[..6].copy_from_slice(&other.0);
+    assert_eq!(run(&world, 2, &query).verdict, Verdict::NatToBackend);
+    let outcome = run(&world, 1, &segment(BACKEND, source, "A", (3, 6), b"+PONG\r\n"));
+    assert_eq!((outcome.verdict, outcome.egress), (Verdict::NatToClient, 2));
+    assert_eq!(outcome.frame[..12], [PEER.0, other.0].concat());
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// The key of the backend's half of a connection from `source`.
+fn reply_key(source: ([u8; 4], u16)) -> FlowKey {
+    FlowKey {
+        src: BACKEND.0,
+        dst: source.0,
+        src_port: BACKEND.1.to_be_bytes(),
+        dst_port: source.1.to_be_bytes(),
+    }
 }

@@ -31,6 +31,7 @@ use vipd_common::verdict::Verdict;
 
 use crate::bpffs::{PinDir, interface_of};
 use crate::config::XdpMode;
+use crate::netdev;
 use crate::plan::{Actual, Step};
 
 mod active;
@@ -156,7 +157,7 @@ impl Datapath {
 
     /// Puts the program on exactly these interfaces: pinned links are taken over atomically, links
     /// of interfaces that vanished or were made anew are replaced, those of other interfaces are
-    /// detached. May be called again when an interface came back.
+    /// detached. For one that comes back later see [`Self::reattach`].
     pub fn attach(&mut self, interfaces: &[String]) -> Result<(), DatapathError> {
         let mut attached = Vec::with_capacity(interfaces.len());
         for name in interfaces {
@@ -175,6 +176,27 @@ impl Datapath {
             }
         }
         self.attached = attached;
+        Ok(())
+    }
+
+    /// Puts the program back on one interface that was made anew or lost it. For a daemon that is
+    /// up: the pin outlives this value. Where the program is in its place, nothing happens.
+    pub fn reattach(&mut self, interface: &str) -> Result<(), DatapathError> {
+        let now = netdev::link(interface)?;
+        let in_place = now.xdp.is_some_and(|xdp| {
+            self.attached.iter().any(|it| {
+                it.name == interface && it.ifindex == now.ifindex && it.program_id == xdp.program_id
+            })
+        });
+        if in_place {
+            return Ok(());
+        }
+        let program = program(&mut self.ebpf)?;
+        let outcome = attach::attach(program, &self.pins.layout, interface, self.mode)?;
+        match self.attached.iter_mut().find(|it| it.name == interface) {
+            Some(known) => *known = outcome.attached,
+            None => self.attached.push(outcome.attached),
+        }
         Ok(())
     }
 
@@ -207,7 +229,7 @@ impl Datapath {
             .map_err(|error| DatapathError::pin(format!("wait for {}", maps::EVENTS), error))
     }
 
-    /// Where the program is, as of the last [`Self::attach`].
+    /// Where the program is, as of the last [`Self::attach`] or [`Self::reattach`].
     pub fn interfaces(&self) -> &[Attached] {
         &self.attached
     }

@@ -6,6 +6,7 @@
 //! neighbour, possession ────────────────────────────────────────┴▶ plan ──▶ datapath
 //! ```
 
+mod host;
 mod knowledge;
 mod possession;
 mod report;
@@ -16,7 +17,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{error, info, warn};
@@ -52,12 +53,31 @@ const LASTING: Duration = Duration::from_secs(1);
 /// # Errors
 ///
 /// Whatever keeps it from starting, with nothing left behind on the host; later only the loss of
-/// its own event sources. Sentinels or Redis nodes that don't answer are waited for.
+/// its own event sources, after which what is pinned forwards on, as after a crash. Sentinels or
+/// Redis nodes that don't answer are waited for.
 pub async fn run(config: Config) -> Result<()> {
+    // Before anything is put on the host: a signal during the start must not leave it there.
+    let signals = Signals::listen()?;
     let (mut driver, inputs) = Driver::start(config).await?;
-    let outcome = driver.serve(inputs).await;
-    driver.stop().await?;
-    outcome
+    driver.serve(inputs, signals).await.context(
+        "vipd can't go on; what is pinned forwards on until the next `vipd run` or `vipd detach`",
+    )?;
+    driver.stop().await
+}
+
+/// What ends the daemon.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
 }
 
 /// Everything the daemon holds.
@@ -80,6 +100,10 @@ struct Driver {
     problems: BTreeMap<Problem, Instant>,
     /// Those that were logged.
     reported: BTreeSet<Problem>,
+    /// Interfaces that are not there, or are without the program.
+    detached: BTreeSet<String>,
+    /// What is wrong with the host, in words.
+    host_problems: BTreeSet<String>,
     _control: Control,
 }
 
@@ -99,7 +123,9 @@ impl Driver {
         let (neighbours, mut network_input) =
             neighbour::spawn().context("cannot read this host's network (rtnetlink)")?;
         let network = network_input.borrow_and_update().clone();
-        refuse_own_addresses(&config, &network)?;
+        if let Some(why) = host::own_vips(&config, &network).next() {
+            bail!(why);
+        }
 
         let (ask, questions) = mpsc::channel(QUEUE);
         let control = Control::listen(&config.daemon.control_socket, ask).await?;
@@ -140,6 +166,8 @@ impl Driver {
             failovers: VecDeque::new(),
             problems: BTreeMap::new(),
             reported: BTreeSet::new(),
+            detached: BTreeSet::new(),
+            host_problems: BTreeSet::new(),
             _control: control,
             config,
         };
@@ -148,6 +176,8 @@ impl Driver {
         let interfaces = driver.config.daemon.interfaces.clone();
         driver.datapath.attach(&interfaces)?;
         driver.datapath.commit();
+        // Whom the maps name is followed, whether or not a Sentinel ever answers.
+        driver.nodes_changed();
         for it in driver.datapath.interfaces() {
             info!(
                 interface = it.name,
@@ -161,16 +191,18 @@ impl Driver {
     }
 
     /// The event loop.
-    async fn serve(&mut self, mut inputs: Inputs) -> Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    async fn serve(&mut self, mut inputs: Inputs, mut signals: Signals) -> Result<()> {
         let mut tick = interval(RECONCILE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = pin!(sleep_until(self.deadline()));
             tokio::select! {
-                Some(report) = inputs.sentinels.recv() => self.sentinel_said(report),
-                Some(report) = inputs.nodes.recv() => self.node_said(report),
+                report = inputs.sentinels.recv() => {
+                    self.sentinel_said(report.context("the Sentinels are no longer followed")?);
+                }
+                report = inputs.nodes.recv() => {
+                    self.node_said(report.context("the Redis nodes are no longer watched")?);
+                }
                 event = inputs.kernel.next() => {
                     self.kernel_said(&event.context("the kernel's events can't be read")?);
                 }
@@ -188,9 +220,12 @@ impl Driver {
                     let _ = answer.send(self.answer(request));
                 }
                 () = deadline => self.tell(Monotonic::now(), Event::Tick),
-                _ = tick.tick() => self.reconcile(),
-                _ = terminate.recv() => { info!("SIGTERM: stopping"); return Ok(()); }
-                _ = interrupt.recv() => { info!("SIGINT: stopping"); return Ok(()); }
+                _ = tick.tick() => {
+                    self.look_at_host();
+                    self.reconcile();
+                }
+                _ = signals.terminate.recv() => { info!("SIGTERM: stopping"); return Ok(()); }
+                _ = signals.interrupt.recv() => { info!("SIGINT: stopping"); return Ok(()); }
             }
         }
     }
@@ -287,8 +322,13 @@ impl Driver {
             }
             KernelEvent::RIVAL => {
                 let vip = Ipv4Addr::from(event.addr);
-                let port = self.ports().into_iter().find(|port| port.ifindex == event.ifindex);
-                if let Some(port) = port {
+                let ports = self.ports();
+                // Two interfaces on one link hear each other.
+                let is_own = ports.iter().any(|port| port.mac == event.mac);
+                let port = ports.into_iter().find(|port| port.ifindex == event.ifindex);
+                if let Some(port) = port
+                    && !is_own
+                {
                     self.possession.rival(vip, event.mac, port, Instant::now());
                 }
             }
@@ -303,6 +343,7 @@ impl Driver {
             .iter()
             .filter_map(|(node, hop)| Some((*node, hop.as_ref().ok()?.clone())))
             .collect();
+        self.look_at_host();
         self.reconcile();
     }
 
@@ -435,6 +476,7 @@ impl Driver {
         let names = &self.config.daemon.interfaces;
         names
             .iter()
+            .filter(|name| !self.detached.contains(*name))
             .filter_map(|name| {
                 let link = self.network.link(name)?;
                 Some(Port { ifindex: link.ifindex, mac: link.mac? })
@@ -450,22 +492,4 @@ impl Driver {
             },
         }
     }
-}
-
-/// A VIP that the host itself holds would be answered by its stack as well.
-fn refuse_own_addresses(config: &Config, network: &Network) -> Result<()> {
-    for vip in &config.vips {
-        let Some(own) = network.addresses.iter().find(|own| own.address == vip.address) else {
-            continue;
-        };
-        let name = network.links.get(&own.ifindex).map_or("an interface", |link| &link.name);
-        bail!(
-            "the VIP {vip} is an address of this host, on {name}: vipd answers for it in XDP, so \
-             it must not be there; remove it with `ip address del {vip}/{prefix} dev {name}`, or \
-             choose another VIP",
-            vip = vip.address,
-            prefix = own.prefix,
-        );
-    }
-    Ok(())
 }

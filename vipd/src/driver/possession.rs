@@ -39,7 +39,8 @@ pub struct Possession {
 /// A VIP that is wanted and not held.
 #[derive(Debug)]
 enum Waiting {
-    Probing,
+    /// Why not the last time, if this is not the first.
+    Probing(Option<String>),
     /// Why not, and when to try again.
     Refused(String, Instant),
 }
@@ -86,13 +87,13 @@ impl Possession {
         self.held.retain(|vip| wanted.contains(vip));
         self.waiting.retain(|vip, _| wanted.contains(vip));
         for &vip in wanted.difference(&self.held.clone()) {
-            let due = match self.waiting.get(&vip) {
-                None => true,
-                Some(Waiting::Probing) => false,
-                Some(Waiting::Refused(_, retry)) => *retry <= now,
+            let before = match self.waiting.get(&vip) {
+                None => None,
+                Some(Waiting::Refused(why, retry)) if *retry <= now => Some(why.clone()),
+                Some(Waiting::Probing(_) | Waiting::Refused(..)) => continue,
             };
-            if due && !ports.is_empty() {
-                self.waiting.insert(vip, Waiting::Probing);
+            if !ports.is_empty() {
+                self.waiting.insert(vip, Waiting::Probing(before));
                 tokio::spawn(probe(vip, ports.to_vec(), self.probes.clone()));
             }
         }
@@ -101,9 +102,7 @@ impl Possession {
 
     /// A probe has ended.
     pub fn probed(&mut self, (vip, outcome): Probed, now: Instant) {
-        if !self.waiting.contains_key(&vip) {
-            return;
-        }
+        let Some(waiting) = self.waiting.get(&vip) else { return };
         let refused = match outcome {
             Ok(Occupancy::Free) => {
                 self.waiting.remove(&vip);
@@ -117,17 +116,24 @@ impl Possession {
             ),
             Err(error) => format!("cannot ask the link for the VIP {vip}: {error}"),
         };
-        error!("{refused}");
+        // Each once, however often it is asked again.
+        if !matches!(waiting, Waiting::Probing(Some(before)) if *before == refused) {
+            error!("{refused}");
+        }
         self.waiting.insert(vip, Waiting::Refused(refused, now + RETRY));
     }
 
-    /// Somebody else's ARP claims a VIP: defended, if it is ours, at a bounded rate.
+    /// Somebody else's ARP claims a VIP: defended, if it is ours, at a bounded rate. One that is not
+    /// announced now is no longer held: before the next time the link is asked who has it.
     pub fn rival(&mut self, vip: Ipv4Addr, mac: MacAddr, port: Port, now: Instant) {
         warn!(%vip, rival = %mac, "another host claims the VIP");
         if self.rivals.len() >= MAX_RIVALS && !self.rivals.contains_key(&(vip, mac)) {
             self.rivals.pop_first();
         }
         *self.rivals.entry((vip, mac)).or_default() += 1;
+        if !self.announced.iter().any(|(_, announced)| *announced == vip) {
+            self.held.remove(&vip);
+        }
         if self.announced.contains(&(port, vip))
             && let Err(error) = self.announcer.defend(port, vip, now.into_std())
         {
@@ -138,7 +144,7 @@ impl Possession {
     /// For status.
     pub fn problems(&self) -> Vec<String> {
         let refused = self.waiting.values().filter_map(|it| match it {
-            Waiting::Probing => None,
+            Waiting::Probing(why) => why.clone(),
             Waiting::Refused(why, _) => Some(why.clone()),
         });
         let rivals = self.rivals.iter().map(|((vip, mac), times)| {
@@ -175,7 +181,8 @@ impl Possession {
 
 /// Asks on every interface at once.
 async fn probe(vip: Ipv4Addr, ports: Vec<Port>, probes: mpsc::Sender<Probed>) {
-    let asked = ports.into_iter().map(|port| announce::probe(port, vip));
+    let own: Vec<MacAddr> = ports.iter().map(|port| port.mac).collect();
+    let asked = ports.iter().map(|port| announce::probe_beside(*port, &own, vip));
     let mut outcome = Ok(Occupancy::Free);
     for answer in futures_util::future::join_all(asked).await {
         match (&outcome, &answer) {

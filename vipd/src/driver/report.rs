@@ -79,11 +79,13 @@ impl Driver {
     pub(super) fn status(&self) -> Result<Status> {
         let counters = self.datapath.counters().context("the counters can't be read")?;
         let pins = self.config.daemon.pin_dir.display();
-        let attached = self.datapath.interfaces();
+        let attached = self.datapath.interfaces().iter();
+        let attached: Vec<_> = attached.filter(|it| !self.detached.contains(&it.name)).collect();
         let links = attached.iter().map(|it| format!("XDP link on {}, pinned in {pins}", it.name));
         let maps = format!("{} maps, pinned in {pins}", vipd_common::maps::ALL.len());
         let mut problems: Vec<String> = self.problems.keys().map(ToString::to_string).collect();
         problems.extend(self.possession.problems());
+        problems.extend(self.host_problems.iter().cloned());
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: Some(std::process::id()),

@@ -6,6 +6,7 @@
 //! | neighbour | director -- router -- far | next hops on the link and by a router, followed |
 //! | announce | own -- peer | probing for a VIP, gratuitous ARP as it arrives at the peer |
 //! | datapath | own -- peer | load, pin, attach, take over, undo, refuse, detach |
+//! | daemon | own -- peer | `vipd run` on a host that changes under it; no Sentinel, adopted maps |
 //! | exec | own -- peer | processes under `ip netns exec` and `nsenter`, killed with -9 |
 //! | netdev | own -- peer | what `vipd check` reads |
 //!
@@ -14,6 +15,7 @@
 //! another mount namespace (it takes the same way as an ancestor, which is covered).
 
 mod announce;
+mod daemon;
 mod datapath;
 mod exec;
 mod lab;

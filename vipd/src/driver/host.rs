@@ -1,0 +1,65 @@
+//! The host changes under a daemon that runs: interfaces go, come back without the program, or are
+//! taken by somebody else, and addresses are added.
+
+use std::collections::BTreeSet;
+
+use tracing::{info, warn};
+
+use super::Driver;
+use crate::config::Config;
+use crate::neighbour::Network;
+
+impl Driver {
+    /// Puts the program back where it is missing, and finds what else is wrong with the host. An
+    /// interface without the program takes no part: nothing is announced on it or forwarded by it.
+    pub(super) fn look_at_host(&mut self) {
+        let mut found: BTreeSet<String> = own_vips(&self.config, &self.network).collect();
+        for name in self.config.daemon.interfaces.clone() {
+            match self.keep_attached(&name) {
+                Ok(()) => {
+                    self.detached.remove(&name);
+                }
+                Err(why) => {
+                    self.detached.insert(name);
+                    found.insert(why);
+                }
+            }
+        }
+        for problem in found.difference(&self.host_problems) {
+            warn!("{problem}");
+        }
+        for problem in self.host_problems.difference(&found) {
+            info!("no longer: {problem}");
+        }
+        self.host_problems = found;
+    }
+
+    fn keep_attached(&mut self, name: &str) -> Result<(), String> {
+        let Some(link) = self.network.link(name) else {
+            return Err(format!("interface {name} is gone; it is attached to when it comes back"));
+        };
+        let program = link.xdp.map(|xdp| xdp.program_id);
+        let in_place = self.datapath.interfaces().iter().any(|it| {
+            it.name == name && it.ifindex == link.ifindex && Some(it.program_id) == program
+        });
+        if in_place {
+            return Ok(());
+        }
+        self.datapath.reattach(name).map_err(|error| format!("{:#}", anyhow::Error::from(error)))
+    }
+}
+
+/// A VIP that the host itself holds would be used by its stack as well; one message for each.
+pub(super) fn own_vips(config: &Config, network: &Network) -> impl Iterator<Item = String> {
+    config.vips.iter().filter_map(|vip| {
+        let own = network.addresses.iter().find(|own| own.address == vip.address)?;
+        let name = network.links.get(&own.ifindex).map_or("an interface", |link| &link.name);
+        Some(format!(
+            "the VIP {vip} is an address of this host, on {name}: vipd answers for it in XDP, so \
+             it must not be there; remove it with `ip address del {vip}/{prefix} dev {name}`, or \
+             choose another VIP",
+            vip = vip.address,
+            prefix = own.prefix,
+        ))
+    })
+}

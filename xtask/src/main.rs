@@ -2,6 +2,7 @@
 //!
 //! Progress goes to standard error, results to standard output.
 
+mod bench;
 mod build_ebpf;
 mod ci;
 mod command;
@@ -37,6 +38,8 @@ enum Verb {
     /// What must hold before a change lands: `test`, with no check left out.
     Ci,
     #[command(subcommand)]
+    Bench(bench::Arguments),
+    #[command(subcommand)]
     Lab(lab::Arguments),
 }
 
@@ -57,6 +60,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Demo(arguments) => demo::run(&arguments),
         Verb::Test(arguments) => test::run(&arguments),
         Verb::Ci => ci::run(),
+        Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Lab(arguments) => lab::run(&arguments),
     }
 }

@@ -2,6 +2,7 @@
 //! `BPF_PROG_TEST_RUN`.
 
 use std::net::Ipv4Addr;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::process::Command;
 
 use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, RingBuf};
@@ -227,6 +228,11 @@ impl Kernel {
     pub fn time(&self, program: &str, frame: &[u8], repeat: u32) -> u64 {
         let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::new() };
         self.program(program).test_run(options).unwrap().duration.as_nanos() as u64
+    }
+
+    /// A program, loaded.
+    pub fn program_fd(&self, name: &str) -> BorrowedFd<'_> {
+        self.program(name).fd().unwrap().as_fd()
     }
 
     fn program(&self, name: &str) -> &Xdp {

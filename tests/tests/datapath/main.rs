@@ -2,11 +2,13 @@
 //! every byte of what comes out.
 
 mod arp;
+mod differential;
 mod director;
 mod dsr;
 mod flood;
 mod frames;
 mod icmp;
+#[expect(dead_code, reason = "shared with the benchmark")]
 mod kernel;
 mod malformed;
 mod nat;

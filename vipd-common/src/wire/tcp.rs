@@ -62,12 +62,6 @@ impl TcpHeader {
         self.flags & flags != 0
     }
 
-    /// Opens a connection: SYN without ACK.
-    #[inline(always)]
-    pub const fn is_syn(&self) -> bool {
-        self.flags & (SYN | ACK) == SYN
-    }
-
     /// Writes new ports and mends the checksum, for the change of addresses as well.
     #[inline(always)]
     pub fn set_ports(&mut self, src: [u8; 2], dst: [u8; 2], addresses: Delta) {

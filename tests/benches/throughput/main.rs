@@ -1,5 +1,6 @@
 //! `cargo xtask bench throughput`: redis-benchmark through vipd, and by the other ways to Redis.
 
+mod cpu;
 mod load;
 mod site;
 mod table;
@@ -12,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use vipd_tests::namespace::output;
 
+use cpu::Meter;
 use load::{CONNECTIONS, Load};
 use site::Site;
 use table::Samples;
@@ -56,10 +58,11 @@ fn main() -> Result<()> {
     let mut site = Site::up()?;
     let ways = ways::all(&mut site)?;
     site.set_gro(&ways, &arguments.gro)?;
+    let meter = Meter::new(&site, &ways)?;
     introduce(&arguments)?;
 
     let run = Duration::from_millis(arguments.run_ms);
-    let requests = LOADS.map(|load| calibrate(&site, &ways, load, run));
+    let requests = LOADS.map(|load| calibrate(&site, &meter, &ways, load, run));
     let requests = requests.into_iter().collect::<Result<Vec<_>>>()?;
     let mut samples = Samples::new(&ways);
     let start = Instant::now();
@@ -68,9 +71,7 @@ fn main() -> Result<()> {
     // Another round only if it will be over in time.
     while rounds == 0 || start.elapsed() / rounds * (rounds + 1) < limit {
         for (load, &requests) in LOADS.iter().zip(&requests) {
-            samples.add_round(*load, |way| {
-                Ok(load.run(&site, &ways[way], requests)?.requests_per_second)
-            })?;
+            samples.add_round(*load, |way| load.run(&site, &meter, &ways[way], requests))?;
         }
         rounds += 1;
     }
@@ -80,11 +81,11 @@ fn main() -> Result<()> {
 }
 
 /// How many requests take `run` by the direct way. Also sees that the others pass their boxes.
-fn calibrate(site: &Site, ways: &[Way], load: Load, run: Duration) -> Result<u64> {
+fn calibrate(site: &Site, meter: &Meter, ways: &[Way], load: Load, run: Duration) -> Result<u64> {
     let mut rate = 0.0;
     for way in ways {
         let before = way.packets()?;
-        let outcome = load.run(site, way, FIRST_REQUESTS)?;
+        let outcome = load.run(site, meter, way, FIRST_REQUESTS)?;
         let passed = way.packets()? - before;
         if way.host.is_none() {
             rate = outcome.requests_per_second;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use vipd_tests::Mode;
+use vipd_tests::client::info_field;
 use vipd_tests::daemon::{Daemon, Settings};
 use vipd_tests::host::{Host, Segment};
 use vipd_tests::namespace::{Namespace, output};
@@ -71,6 +72,13 @@ impl Site {
             pass: vec![],
             _reaper: reaper,
         })
+    }
+
+    /// Redis's process id.
+    pub fn redis_process(&self) -> Result<u32> {
+        let info: String = self.redis.ask(&["INFO", "server"])?;
+        let pid = info_field(&info, "process_id").context("Redis does not say its process id")?;
+        pid.parse().context("not a process id")
     }
 
     /// Makes one more box.

@@ -2,13 +2,16 @@
 
 use anyhow::Result;
 
-use crate::load::Load;
+use crate::load::{Load, Outcome};
 use crate::ways::Way;
 
-/// Rates of every load, way and round.
+const HEADER: &str =
+    "           requests/s         min – max   direct    min – max   CPU µs     min – max   extra";
+
+/// Outcomes of every load, way and round.
 pub struct Samples {
     ways: Vec<&'static str>,
-    rounds: Vec<(Load, Vec<f64>)>,
+    rounds: Vec<(Load, Vec<Outcome>)>,
 }
 
 impl Samples {
@@ -22,15 +25,16 @@ impl Samples {
     pub fn add_round(
         &mut self,
         load: Load,
-        mut measure: impl FnMut(usize) -> Result<f64>,
+        mut measure: impl FnMut(usize) -> Result<Outcome>,
     ) -> Result<()> {
-        let first = self.of(load).count();
-        let mut rates = vec![0.0; self.ways.len()];
-        for turn in 0..rates.len() {
-            let way = (first + turn) % rates.len();
-            rates[way] = measure(way)?;
+        let (first, count) = (self.of(load).count(), self.ways.len());
+        let mut outcomes = Vec::with_capacity(count);
+        for turn in 0..count {
+            outcomes.push(measure((first + turn) % count)?);
         }
-        self.rounds.push((load, rates));
+        // Back to the order of the ways.
+        outcomes.rotate_right(first % count);
+        self.rounds.push((load, outcomes));
         Ok(())
     }
 
@@ -43,27 +47,33 @@ impl Samples {
                 load.size,
                 load.pipeline
             );
-            println!(
-                "  {:<10}{:>12}{:>22}{:>12}{:>18}",
-                "", "requests/s", "min – max", "of direct", "min – max"
-            );
+            println!("  {HEADER}");
             for (way, name) in self.ways.iter().enumerate() {
-                let rates = Summary::of(self.of(load).map(|rates| rates[way]));
-                let ratios = Summary::of(self.of(load).map(|rates| rates[way] / rates[0]));
+                let outcomes = || self.of(load).map(|round| (round[way], round[0]));
+                let rate = Summary::of(outcomes().map(|(it, _)| it.requests_per_second));
+                let ratio = Summary::of(
+                    outcomes()
+                        .map(|(it, direct)| it.requests_per_second / direct.requests_per_second),
+                );
+                let cpu = Summary::of(outcomes().map(|(it, _)| it.cpu_us));
+                let more = Summary::of(outcomes().map(|(it, direct)| it.cpu_us - direct.cpu_us));
                 println!(
-                    "  {name:<10}{:>12.0}{:>22}{:>12.3}{:>18}",
-                    rates.median,
-                    format!("{:.0} – {:.0}", rates.min, rates.max),
-                    ratios.median,
-                    format!("{:.2} – {:.2}", ratios.min, ratios.max),
+                    "  {name:<9} {:>9.0} {:>17} {:>8.3} {:>12} {:>9.2} {:>13} {:>7.2}",
+                    rate.median,
+                    format!("{:.0} – {:.0}", rate.min, rate.max),
+                    ratio.median,
+                    format!("{:.2} – {:.2}", ratio.min, ratio.max),
+                    cpu.median,
+                    format!("{:.1} – {:.1}", cpu.min, cpu.max),
+                    more.median,
                 );
             }
             println!();
         }
     }
 
-    fn of(&self, load: Load) -> impl Iterator<Item = &Vec<f64>> {
-        self.rounds.iter().filter(move |(it, _)| *it == load).map(|(_, rates)| rates)
+    fn of(&self, load: Load) -> impl Iterator<Item = &Vec<Outcome>> {
+        self.rounds.iter().filter(move |(it, _)| *it == load).map(|(_, outcomes)| outcomes)
     }
 }
 

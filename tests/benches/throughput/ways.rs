@@ -29,13 +29,13 @@ pub struct Way {
     /// The box in between.
     pub host: Option<Host>,
     /// What runs there, kept alive.
-    _program: Program,
+    program: Program,
 }
 
 enum Program {
     None,
     Vipd { _daemon: Daemon },
-    Other { _process: Process },
+    Other(Process),
 }
 
 /// Sets every way up and sees that each leads to Redis. The first is the direct one.
@@ -59,7 +59,7 @@ fn vip(host: u8, port: u16) -> SocketAddr {
 }
 
 fn direct(site: &Site) -> Way {
-    Way { name: "direct", to: site.redis.address(), host: None, _program: Program::None }
+    Way { name: "direct", to: site.redis.address(), host: None, program: Program::None }
 }
 
 fn vipd(
@@ -77,7 +77,7 @@ fn vipd(
         "XDP is not in native mode: {:?}",
         status.interfaces
     );
-    Ok(Way { name, to, host: Some(host), _program: Program::Vipd { _daemon: daemon } })
+    Ok(Way { name, to, host: Some(host), program: Program::Vipd { _daemon: daemon } })
 }
 
 /// Forwarding by the kernel and nothing else.
@@ -86,7 +86,7 @@ fn routed(site: &Site) -> Result<Way> {
     forward(&host)?;
     site.route_through(&host)?;
     let to = (ROUTED_REDIS, REDIS_PORT).into();
-    Ok(Way { name: "routed", to, host: Some(host), _program: Program::None })
+    Ok(Way { name: "routed", to, host: Some(host), program: Program::None })
 }
 
 /// What people write for a VIP with nftables on a stick.
@@ -109,7 +109,7 @@ fn nftables(site: &Site) -> Result<Way> {
         to.ip(),
         to.port()
     ))?;
-    Ok(Way { name: "nftables", to, host: Some(host), _program: Program::None })
+    Ok(Way { name: "nftables", to, host: Some(host), program: Program::None })
 }
 
 /// A TCP proxy with the usual role check.
@@ -139,8 +139,8 @@ fn haproxy(site: &Site) -> Result<Way> {
     let mut command = host.namespace.command("haproxy");
     command.arg("-db").arg("-f").arg(&config);
     let process = Process::start("haproxy", &mut command, &site.directory.join("haproxy.log"))?;
-    let program = Program::Other { _process: process };
-    Ok(Way { name: "haproxy", to, host: Some(host), _program: program })
+    let program = Program::Other(process);
+    Ok(Way { name: "haproxy", to, host: Some(host), program })
 }
 
 /// A box that sends packets back out of the interface they came in by, and says nothing about it.
@@ -156,6 +156,14 @@ fn forward(host: &Host) -> Result<()> {
 }
 
 impl Way {
+    /// The process through which its bytes go, if they go through one.
+    pub fn process(&self) -> Option<u32> {
+        match &self.program {
+            Program::Other(process) => Some(process.pid()),
+            Program::None | Program::Vipd { .. } => None,
+        }
+    }
+
     /// Packets that its box has received so far.
     pub fn packets(&self) -> Result<u64> {
         let Some(host) = &self.host else { return Ok(0) };

@@ -94,7 +94,7 @@ impl Namespace {
 }
 
 /// What `command` prints; an error with what it says unless it exits with 0.
-pub(crate) fn output(command: &mut Command) -> Result<String> {
+pub fn output(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

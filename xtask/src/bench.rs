@@ -10,6 +10,12 @@ use crate::{build_ebpf, command, setup, workspace};
 pub enum Arguments {
     /// The XDP program alone: ns a packet, by BPF_PROG_TEST_RUN.
     Datapath,
+    /// redis-benchmark in the lab: through vipd, nftables, HAProxy, a plain router, and direct.
+    Throughput {
+        /// Options of the benchmark: see `-- --help`.
+        #[arg(last = true)]
+        options: Vec<String>,
+    },
 }
 
 /// Measures and prints a table.
@@ -17,16 +23,30 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if !command::is_root() {
         bail!("the benchmarks load XDP programs: run this as root");
     }
-    setup::ensure(Scope::Lab)?;
-    build_ebpf::run()?;
     match arguments {
         Arguments::Datapath => {
-            command::run(workspace::cargo().args(["bench", "--quiet", "--locked"]).args([
-                "--package",
-                "vipd-tests",
-                "--bench",
-                "datapath",
-            ]))
+            prepare(Scope::Lab)?;
+            bench("datapath", &[])
+        }
+        Arguments::Throughput { options } => {
+            prepare(Scope::Bench)?;
+            // It looks for vipd beside itself.
+            let vipd = ["--release", "--package", "vipd", "--bin", "vipd"];
+            command::run(workspace::cargo().args(["build", "--quiet", "--locked"]).args(vipd))?;
+            bench("throughput", options)
         }
     }
+}
+
+fn prepare(scope: Scope) -> Result<()> {
+    setup::ensure(scope)?;
+    build_ebpf::run()
+}
+
+/// Runs a benchmark of the package `vipd-tests`.
+fn bench(name: &str, options: &[String]) -> Result<()> {
+    let target = ["--package", "vipd-tests", "--bench", name, "--"];
+    command::run(
+        workspace::cargo().args(["bench", "--quiet", "--locked"]).args(target).args(options),
+    )
 }

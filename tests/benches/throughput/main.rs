@@ -1,0 +1,129 @@
+//! `cargo xtask bench throughput`: redis-benchmark through vipd, and by the other ways to Redis.
+
+mod cpu;
+mod load;
+mod site;
+mod table;
+mod ways;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use vipd_tests::namespace::output;
+
+use cpu::Meter;
+use load::{CONNECTIONS, Load};
+use site::Site;
+use table::Samples;
+use ways::Way;
+
+/// Everything is measured by redis-benchmark, in rounds that take each way in turn.
+#[derive(Parser)]
+struct Arguments {
+    /// Seconds that the rounds may take.
+    #[arg(long, default_value_t = 150)]
+    seconds: u64,
+    /// Milliseconds of one run, of the direct way.
+    #[arg(long, default_value_t = 400)]
+    run_ms: u64,
+    /// Generic receive offload on every interface of the lab.
+    #[arg(long, default_value = "off", value_parser = ["on", "off"])]
+    gro: String,
+    /// Cargo says this to every benchmark.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+const LOADS: [Load; 8] = [
+    load("set", 1, 3),
+    load("get", 1, 3),
+    load("set", 1, 1024),
+    load("get", 1, 1024),
+    load("set", 16, 3),
+    load("get", 16, 3),
+    load("set", 16, 1024),
+    load("get", 16, 1024),
+];
+/// Requests of the first run of all, which tells how many make a run.
+const FIRST_REQUESTS: u64 = 20_000;
+
+const fn load(command: &'static str, pipeline: u32, size: u32) -> Load {
+    Load { command, pipeline, size }
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let mut site = Site::up()?;
+    let ways = ways::all(&mut site)?;
+    site.set_gro(&ways, &arguments.gro)?;
+    let meter = Meter::new(&site, &ways)?;
+    introduce(&arguments)?;
+
+    let run = Duration::from_millis(arguments.run_ms);
+    let requests = LOADS.map(|load| calibrate(&site, &meter, &ways, load, run));
+    let requests = requests.into_iter().collect::<Result<Vec<_>>>()?;
+    let mut samples = Samples::new(&ways);
+    let start = Instant::now();
+    let limit = Duration::from_secs(arguments.seconds);
+    let mut rounds = 0;
+    // Another round only if it will be over in time.
+    while rounds == 0 || start.elapsed() / rounds * (rounds + 1) < limit {
+        for (load, &requests) in LOADS.iter().zip(&requests) {
+            samples.add_round(*load, |way| load.run(&site, &meter, &ways[way], requests))?;
+        }
+        rounds += 1;
+    }
+    println!("{rounds} rounds in {} s\n", start.elapsed().as_secs());
+    samples.print(&LOADS);
+    Ok(())
+}
+
+/// How many requests take `run` by the direct way. Also sees that the others pass their boxes.
+fn calibrate(site: &Site, meter: &Meter, ways: &[Way], load: Load, run: Duration) -> Result<u64> {
+    let mut rate = 0.0;
+    for way in ways {
+        let before = way.packets()?;
+        let outcome = load.run(site, meter, way, FIRST_REQUESTS)?;
+        let passed = way.packets()? - before;
+        if way.host.is_none() {
+            rate = outcome.requests_per_second;
+        } else {
+            let enough = FIRST_REQUESTS / u64::from(load.pipeline);
+            ensure!(passed >= enough, "{}: only {passed} packets came by", way.name);
+        }
+    }
+    ensure!(rate > 0.0, "no way is direct");
+    Ok((rate * run.as_secs_f64()) as u64)
+}
+
+fn introduce(arguments: &Arguments) -> Result<()> {
+    let first_line = |program: &str, argument: &str| {
+        let text = output(Command::new(program).arg(argument))
+            .with_context(|| format!("{program} is missing: run `cargo xtask setup --bench`"))?;
+        anyhow::Ok(text.lines().next().unwrap_or_default().to_owned())
+    };
+    let cores = std::thread::available_parallelism()?;
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    println!(
+        "Linux {}, {cores} CPUs for everything, load {}",
+        output(Command::new("uname").arg("-r"))?.trim(),
+        load.split(' ').next().unwrap_or_default()
+    );
+    for (program, argument) in [
+        ("redis-server", "--version"),
+        ("redis-benchmark", "--version"),
+        ("nft", "--version"),
+        ("haproxy", "-v"),
+    ] {
+        println!("{}", first_line(program, argument)?);
+    }
+    println!("vipd {}, XDP in native mode", env!("CARGO_PKG_VERSION"));
+    println!(
+        "{CONNECTIONS} connections; on every interface GRO is {}; TX checksums and TSO are off at \
+         the hosts",
+        arguments.gro
+    );
+    Ok(())
+}

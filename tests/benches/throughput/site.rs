@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use vipd_tests::Mode;
@@ -12,7 +13,7 @@ use vipd_tests::host::{Host, Segment};
 use vipd_tests::namespace::{Namespace, output};
 use vipd_tests::reaper::{self, Reaper};
 use vipd_tests::redis_node::RedisNode;
-use vipd_tests::sentinel::Sentinel;
+use vipd_tests::sentinel::{Sentinel, Watch};
 use vipd_tests::xdp_pass::PassPrograms;
 
 use crate::ways::Way;
@@ -58,8 +59,9 @@ impl Site {
         let mut redis = RedisNode::prepare("redis1", &host, &directory, None, None)?;
         redis.start()?;
         redis.ask::<redis::Value>(&["CONFIG", "SET", "appendonly", "no"])?;
-        let mut sentinel =
-            Sentinel::prepare("sentinel1", &host, &directory, None, redis.address())?;
+        let watch =
+            Watch { master: redis.address(), down_after: Duration::from_secs(5), password: None };
+        let mut sentinel = Sentinel::prepare("sentinel1", &host, &directory, &watch)?;
         sentinel.start()?;
         Ok(Self {
             client,

@@ -112,6 +112,8 @@ verdicts! {
     BadTcpHeader = "bad_tcp_header" => Drop,
     /// Neither TCP nor ICMP.
     OtherProtocol = "other_protocol" => Drop,
+    /// The interface towards the next hop can't be sent by: it is not in PORTS (any more).
+    NoPort = "no_port" => Drop,
     /// The frame could not be resized or re-tagged.
     ResizeFailed = "resize_failed" => Drop,
 }

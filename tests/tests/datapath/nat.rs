@@ -85,6 +85,18 @@ fn padding_is_kept() {
 }
 
 #[test]
+fn an_interface_that_cannot_be_sent_by_has_its_own_counter() {
+    let mut kernel = director();
+    let inside = new_interface("inside0");
+    kernel.interface(inside, STRANGER_MAC);
+    let backend = nat_backend(R2, BACKEND_PORT, R2_MAC, DIRECTOR);
+    kernel.backend(3, Backend { ifindex: inside, own_mac: STRANGER_MAC, ..backend });
+    kernel.active(SERVICE, ServiceState::Up, 3, 7);
+    let run = kernel.run(&Tcp::to_vip("S").frame());
+    assert_eq!((run.verdict, run.action), (Verdict::NoPort, Xdp_::Drop));
+}
+
+#[test]
 fn a_connection_crosses_to_another_interface_and_back() {
     let mut kernel = director();
     let inside = new_interface("inside0");

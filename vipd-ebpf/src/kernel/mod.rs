@@ -3,10 +3,10 @@
 mod maps;
 mod packet;
 
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
-use vipd_common::verdict::Action;
+use vipd_common::verdict::{Action, Verdict};
 use vipd_ebpf::frame::Frame;
 use vipd_ebpf::program;
 
@@ -19,14 +19,18 @@ pub fn vipd(ctx: XdpContext) -> u32 {
     let mut frame = XdpFrame::new(ctx);
     let (arrived, ingress) = (frame.length() as u64, frame.ifindex());
     let verdict = program::run(&mut frame, &Maps);
+    let (verdict, action) = match verdict.action() {
+        Action::Pass => (verdict, XDP_PASS),
+        Action::Drop => (verdict, XDP_DROP),
+        Action::Transmit => (verdict, XDP_TX),
+        Action::Forward if frame.egress() == ingress => (verdict, XDP_TX),
+        Action::Forward => match maps::redirect(frame.egress()) {
+            XDP_REDIRECT => (verdict, XDP_REDIRECT),
+            _ => (Verdict::NoPort, XDP_DROP),
+        },
+    };
     maps::count(verdict, arrived);
-    match verdict.action() {
-        Action::Pass => XDP_PASS,
-        Action::Drop => XDP_DROP,
-        Action::Transmit => XDP_TX,
-        Action::Forward if frame.egress() == ingress => XDP_TX,
-        Action::Forward => maps::redirect(frame.egress()),
-    }
+    action
 }
 
 /// Passes everything: the floor of `cargo xtask bench datapath`, and what the lab attaches to the

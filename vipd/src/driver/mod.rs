@@ -128,8 +128,9 @@ impl Driver {
         }
 
         let (ask, questions) = mpsc::channel(QUEUE);
-        let control = Control::listen(&config.daemon.control_socket, ask).await?;
+        // The lock on the pins first: the socket's file may be a running vipd's.
         let (mut datapath, adopted) = Datapath::open(&OpenSettings::from(&config.daemon))?;
+        let control = Control::listen(&config.daemon.control_socket, ask).await?;
         if !adopted.interfaces.is_empty() {
             info!(interfaces = ?adopted.interfaces, "taking over from an earlier vipd");
         }

@@ -71,8 +71,9 @@ pub struct Plan {
 /// The steps from `actual` to `wanted`. After all of them are applied, there are none left.
 ///
 /// * A service keeps its index for as long as its key is configured, across restarts.
-/// * The generation rises exactly when the (address, port) that a service points at changes; a
-///   new MAC, route or source address is a new slot in the same generation.
+/// * The generation rises exactly when the (address, port) that a service points at changes, or
+///   NAT's source address towards it, which its connections can't survive; a new MAC or route is a
+///   new slot in the same generation.
 /// * A target that can't be reached on the link layer takes its service down rather than leave it
 ///   with the old master. Only when the same node's MAC is momentarily unknown, ACTIVE stays.
 pub fn diff(topology: &Topology, wanted: &Wanted<'_>, actual: &Actual) -> Plan {
@@ -201,7 +202,9 @@ fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
             let slot = if stays { Some(active.slot()) } else { slots.of(&backend) };
             let Some(slot) = slot else { return down };
             let generation = active.generation();
-            let generation = if same_node { generation } else { generation.wrapping_add(1).max(1) };
+            // Connections live on as long as their tuple towards the node means the same.
+            let same_tuples = same_node && present.is_some_and(|it| it.source == backend.source);
+            let generation = if same_tuples { generation } else { generation.wrapping_add(1).max(1) };
             Active::new(ServiceState::Up, slot, generation)
         }
         Err(Unreachable::NextHopUnknown) if same_node && active.state() == ServiceState::Up => {

@@ -166,7 +166,8 @@ fn step_is_about(step: &Step, vip: Ipv4Addr) -> bool {
     matches!(step, Step::PutAddress { addr, .. } if *addr == vip)
 }
 
-type Identity = ([u8; 16], [u8; 2]);
+/// Node and NAT source: what a generation stands for.
+type Identity = ([u8; 16], [u8; 2], [u8; 16]);
 
 /// Applies the first `done` steps of a plan, and checks what must hold after each.
 fn apply(
@@ -195,7 +196,7 @@ fn apply(
             }
             Step::SetActive { service, active } if active.state() == ServiceState::Up => {
                 let backend = actual.slots.get(&active.slot()).expect("an empty slot");
-                let identity = (backend.addr, backend.port);
+                let identity = (backend.addr, backend.port, backend.source);
                 let generation = active.generation();
                 if let Some((last, generation_then)) =
                     history.insert(*service, (identity, generation))
@@ -203,7 +204,7 @@ fn apply(
                     assert_eq!(
                         last == identity,
                         generation_then == generation,
-                        "the generation changes with the node"
+                        "the generation changes with the node or the source"
                     );
                     assert!(generation >= generation_then);
                 }

@@ -47,6 +47,9 @@ fn off_link_the_host_s_own_address_is_the_source() {
     }
     let steps = lab.apply();
     assert_eq!(steps.last(), Some(&Step::RemoveAddress { addr: HOST }));
+    // Replies to connections from the host's address no longer arrive: they are stale.
+    let generations: Vec<u32> = lab.actual.active.values().map(|it| it.generation()).collect();
+    assert_eq!(generations, [2]);
 }
 
 #[test]

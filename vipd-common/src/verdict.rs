@@ -46,7 +46,8 @@ verdicts! {
     NotOurs = "pass_not_ip" => Pass,
     /// IPv4 for an address that is no VIP's.
     NotVip = "pass_not_vip" => Pass,
-    /// ARP about another address.
+    /// ARP about another address, or somebody's probe for a VIP that is not announced now: the
+    /// daemon may be probing at the same moment, and must hear it.
     ArpOther = "pass_arp_other" => Pass,
     /// A frame for a VIP that is addressed to another machine's link-layer address: a switch
     /// floods, or the interface is promiscuous.

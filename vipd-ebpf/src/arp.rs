@@ -39,6 +39,11 @@ pub fn handle(frame: &mut impl Frame, tables: &impl Tables, arrival: &Arrival) -
         return Verdict::ArpOther;
     }
     if !address.has(Address::ANNOUNCE) {
+        // RFC 5227 section 2.1.1: two that probe at once must hear each other. (The stack doesn't
+        // hold the address, and so doesn't answer.)
+        if packet.sender_ip == [0; 4] {
+            return Verdict::ArpOther;
+        }
         return Verdict::ArpSilent;
     }
     if let Some(packet) = frame.at::<ArpPacket>(arrival.l3()) {

@@ -68,7 +68,7 @@ pub struct Port {
 pub enum Occupancy {
     /// Nobody answered.
     Free,
-    /// Somebody uses the address, or is probing for it at the same moment.
+    /// Somebody uses the address, or is probing for it at the same moment and goes first.
     InUse {
         /// Who.
         mac: MacAddr,
@@ -215,13 +215,19 @@ async fn rival(
 
 /// Who uses `vip`, as this frame says (RFC 5227 section 2.1.1): its sender address is the VIP, or
 /// it is somebody else's probe for it. Our own frames don't count.
+///
+/// Of two that probe at once the RFC lets neither have the address, and relies on chance for the
+/// next time. Here the one with the lower link-layer address goes on: two directors that start
+/// together would otherwise refuse each other for ever, at the same pace.
 fn claimant(bytes: &[u8], own: &[MacAddr], vip: Ipv4Addr) -> Option<MacAddr> {
     let packet = arp(bytes)?;
     let uses = packet.sender_ip == vip.octets();
     let probes = packet.operation == REQUEST
         && packet.sender_ip == [0; 4]
         && packet.target_ip == vip.octets();
-    (!own.contains(&packet.sender_mac) && (uses || probes)).then_some(packet.sender_mac)
+    let precedes = own.iter().all(|own| packet.sender_mac < *own);
+    (!own.contains(&packet.sender_mac) && (uses || (probes && precedes)))
+        .then_some(packet.sender_mac)
 }
 
 /// The ARP packet in an Ethernet frame, if it is one for IPv4.
@@ -309,11 +315,17 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_by_another_host_is_a_conflict_and_a_question_is_not() {
-        let mut packet = ArpPacket::probe(OTHER, VIP.octets());
-        assert_eq!(claimant(&frame(OTHER, packet), &[OWN], VIP), Some(OTHER));
+    fn of_two_that_probe_at_once_the_lower_address_goes_on() {
+        let probe = |mac| frame(mac, ArpPacket::probe(mac, VIP.octets()));
+        assert_eq!(claimant(&probe(OTHER), &[OWN], VIP), None);
+        assert_eq!(claimant(&probe(OWN), &[OTHER], VIP), Some(OWN));
+    }
+
+    #[test]
+    fn a_question_is_no_conflict() {
+        let mut packet = ArpPacket::probe(OWN, VIP.octets());
         packet.sender_ip = [198, 18, 0, 10];
-        assert_eq!(claimant(&frame(OTHER, packet), &[OWN], VIP), None);
+        assert_eq!(claimant(&frame(OWN, packet), &[OTHER], VIP), None);
     }
 
     #[test]

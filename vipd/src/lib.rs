@@ -14,6 +14,7 @@ pub mod control;
 pub mod datapath;
 pub mod driver;
 pub mod failover;
+pub mod logging;
 pub mod model;
 pub mod neighbour;
 pub mod netdev;

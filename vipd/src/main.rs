@@ -10,12 +10,21 @@ use tracing_subscriber::EnvFilter;
 use vipd::cli::{Cli, Command, DetachFlags, RunFlags, StatusFlags};
 use vipd::config::Config;
 use vipd::control::{self, Request, Response};
+use vipd::logging::Log;
 use vipd::{check, datapath, driver, pinned};
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
-    log(&command);
-    match runtime().and_then(|runtime| runtime.block_on(dispatch(command))) {
+    let log = match log(&command) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("vipd: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime().and_then(|runtime| runtime.block_on(dispatch(command)));
+    log.finish();
+    match outcome {
         Ok(code) => code,
         Err(error) => {
             eprintln!("vipd: {error:#}");
@@ -115,7 +124,7 @@ fn print(text: &str) -> Result<()> {
 
 /// Logs go to standard error: everything for `run`, only warnings for commands that print.
 /// `VIPD_LOG` chooses otherwise, as in `VIPD_LOG=vipd=debug`.
-fn log(command: &Command) {
+fn log(command: &Command) -> Result<Log> {
     let default = match command {
         Command::Run(_) => "info",
         // Its report says everything.
@@ -123,11 +132,16 @@ fn log(command: &Command) {
         Command::Status(_) | Command::Detach(_) => "warn",
     };
     let filter = EnvFilter::try_from_env("VIPD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let log = Log::start(std::io::stderr()).context("cannot start logging")?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer({
+            let log = log.clone();
+            move || log.clone()
+        })
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    Ok(log)
 }
 
 /// Two workers: one can write maps while the other reads sockets.

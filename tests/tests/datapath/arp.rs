@@ -94,6 +94,15 @@ fn a_vip_that_is_not_announced_is_kept_silent() {
 }
 
 #[test]
+fn another_director_s_probe_for_a_silent_vip_reaches_the_daemon() {
+    let mut kernel = kernel(Address::NAT);
+    let frame = request(MacAddr::BROADCAST, [0; 4].into(), VIP);
+    let run = kernel.run(&frame);
+    assert_eq!((run.verdict, run.action), (Verdict::ArpOther, Xdp_::Pass));
+    assert_eq!(run.frame, frame);
+}
+
+#[test]
 fn a_rival_is_reported_once_a_second_at_most() {
     let mut kernel = kernel(ANNOUNCED);
     let claim =

@@ -4,9 +4,10 @@
 use std::path::Path;
 
 use aya::maps::{MapError, MapInfo, MapType};
-use vipd_common::addr::Ipv4Bytes;
+use vipd_common::buckets::{Bucket, Entry};
 use vipd_common::maps::{
-    self, Active, Address, Backend, Confirmed, Counter, Flow, FlowKey, Interface, ServiceKey,
+    self, Active, AddressEntry, Backend, Confirmed, Counter, Flow, FlowKey, InterfaceEntry,
+    ServiceEntry,
 };
 use vipd_common::verdict::Verdict;
 
@@ -24,6 +25,18 @@ pub(super) struct Expected {
     pub(super) max_entries: u32,
     /// The configuration key that sets `max_entries`, and how many entries one of its units is.
     configured: Option<(&'static str, u32)>,
+}
+
+/// A table of buckets.
+fn buckets<E: Entry>(name: &'static str) -> Expected {
+    Expected {
+        name,
+        kind: MapType::Array,
+        key: size_of::<u32>(),
+        value: size_of::<Bucket<E>>(),
+        max_entries: E::BUCKETS,
+        configured: None,
+    }
 }
 
 /// Every map of [`maps::ALL`] as this configuration needs it.
@@ -46,19 +59,19 @@ pub(super) fn expected(settings: &OpenSettings) -> [Expected; maps::ALL.len()] {
             connections.saturating_mul(2),
         )
     };
-    let (hash, array) = (MapType::Hash, MapType::Array);
+    let array = MapType::Array;
     let index = size_of::<u32>();
     // Devmap values carry a program id since Linux 5.8.
     let port = if aya::features().devmap_prog_id() { 8 } else { 4 };
     [
-        map(maps::VIPS, hash, size_of::<Ipv4Bytes>(), size_of::<Address>(), maps::MAX_VIPS),
-        map(maps::SERVICES, hash, size_of::<ServiceKey>(), index, maps::MAX_SERVICES),
+        buckets::<AddressEntry>(maps::VIPS),
+        buckets::<ServiceEntry>(maps::SERVICES),
         map(maps::ACTIVE, array, index, size_of::<Active>(), maps::MAX_SERVICES),
         map(maps::BACKENDS, array, index, size_of::<Backend>(), maps::MAX_SLOTS),
         map(maps::CONFIRMED, array, index, size_of::<Confirmed>(), maps::MAX_SERVICES),
         flows(maps::FLOWS, "max_connections", settings.max_connections),
         flows(maps::HALF_OPEN, "max_half_open", settings.max_half_open),
-        map(maps::INTERFACES, hash, index, size_of::<Interface>(), maps::MAX_INTERFACES),
+        buckets::<InterfaceEntry>(maps::INTERFACES),
         map(maps::PORTS, MapType::DevMapHash, index, port, maps::MAX_INTERFACES),
         map(maps::COUNTERS, MapType::PerCpuArray, index, size_of::<Counter>(), Verdict::COUNT),
         map(maps::FIRST, array, index, index, maps::MAX_SERVICES),

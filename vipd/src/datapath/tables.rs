@@ -4,12 +4,13 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use aya::maps::xdp::{DevMapHash, XdpMapError};
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
 use aya::sys::SyscallError;
 use aya::{Ebpf, Pod};
-use vipd_common::addr::Ipv4Bytes;
+use vipd_common::buckets::{Buckets, Entry as _};
 use vipd_common::maps::{
-    self, Active, Address, Backend, Confirmed, Counter, Interface, ServiceKey,
+    self, Active, AddressEntry, Backend, Confirmed, Counter, Interface, InterfaceEntry,
+    ServiceEntry, ServiceKey,
 };
 use vipd_common::verdict::Verdict;
 
@@ -19,12 +20,12 @@ use crate::plan::{Actual, Step};
 
 /// The maps by name, with their key and value types.
 pub(super) struct Tables {
-    addresses: HashMap<MapData, Ipv4Bytes, Address>,
-    services: HashMap<MapData, ServiceKey, u32>,
+    addresses: Buckets<MapData, AddressEntry>,
+    services: Buckets<MapData, ServiceEntry>,
     active: ActiveTable,
     backends: Array<MapData, Backend>,
     confirmed: Array<MapData, Confirmed>,
-    interfaces: HashMap<MapData, u32, Interface>,
+    interfaces: Buckets<MapData, InterfaceEntry>,
     ports: DevMapHash<MapData>,
     counters: PerCpuArray<MapData, Counter>,
 }
@@ -53,12 +54,12 @@ impl Tables {
         let active = ActiveTable::new(take(maps::ACTIVE)?)?;
         let mut typed = |name| take(name).map(|map| (name, map));
         Ok(Self {
-            addresses: convert(typed(maps::VIPS)?)?,
-            services: convert(typed(maps::SERVICES)?)?,
+            addresses: Buckets::new(convert(typed(maps::VIPS)?)?),
+            services: Buckets::new(convert(typed(maps::SERVICES)?)?),
             active,
             backends: convert(typed(maps::BACKENDS)?)?,
             confirmed: convert(typed(maps::CONFIRMED)?)?,
-            interfaces: convert(typed(maps::INTERFACES)?)?,
+            interfaces: Buckets::new(convert(typed(maps::INTERFACES)?)?),
             ports: convert(typed(maps::PORTS)?)?,
             counters: convert(typed(maps::COUNTERS)?)?,
         })
@@ -71,7 +72,7 @@ impl Tables {
             Step::RemoveInterface { ifindex } => self.remove_interface(ifindex),
             Step::PutAddress { addr, address } => self
                 .addresses
-                .insert(addr.octets(), address, 0)
+                .insert(addr.octets(), address)
                 .map_err(|e| DatapathError::map(format!("write {addr} to {}", maps::VIPS), e)),
             Step::RemoveAddress { addr } => {
                 let what = || format!("remove {addr} from {}", maps::VIPS);
@@ -79,7 +80,7 @@ impl Tables {
             }
             Step::PutService { key, index } => self
                 .services
-                .insert(key, index, 0)
+                .insert(key, index)
                 .map_err(|e| DatapathError::map(format!("write {}", show(key)), e)),
             Step::RemoveService { key } => {
                 removed(self.services.remove(&key), || format!("remove {}", show(key)))
@@ -103,7 +104,7 @@ impl Tables {
                 error => DatapathError::Pin { what, source: std::io::Error::other(error) },
             }
         })?;
-        self.interfaces.insert(ifindex, interface, 0).map_err(|error| {
+        self.interfaces.insert(ifindex, interface).map_err(|error| {
             DatapathError::map(format!("write interface {ifindex} to {}", maps::INTERFACES), error)
         })
     }
@@ -121,8 +122,9 @@ impl Tables {
     /// What the maps hold.
     pub(super) fn read(&self) -> Result<Actual, DatapathError> {
         let mut actual = Actual::default();
-        for entry in self.interfaces.iter() {
-            let (ifindex, interface) = entry.map_err(|e| unreadable(maps::INTERFACES, e))?;
+        let interfaces = self.interfaces.entries();
+        for entry in interfaces.map_err(|e| unreadable(maps::INTERFACES, e))? {
+            let (ifindex, interface) = (entry.key(), entry.value());
             // An interface that was deleted and made anew has lost its port, and so counts as
             // absent: writing it again repairs both.
             match self.ports.get(ifindex, 0) {
@@ -133,13 +135,11 @@ impl Tables {
                 Err(error) => return Err(unreadable(maps::PORTS, error)),
             }
         }
-        for entry in self.addresses.iter() {
-            let (addr, address) = entry.map_err(|e| unreadable(maps::VIPS, e))?;
-            actual.addresses.insert(Ipv4Addr::from(addr), address);
+        for entry in self.addresses.entries().map_err(|e| unreadable(maps::VIPS, e))? {
+            actual.addresses.insert(Ipv4Addr::from(entry.key()), entry.value());
         }
-        for entry in self.services.iter() {
-            let (key, index) = entry.map_err(|e| unreadable(maps::SERVICES, e))?;
-            actual.services.insert(key, index);
+        for entry in self.services.entries().map_err(|e| unreadable(maps::SERVICES, e))? {
+            actual.services.insert(entry.key(), entry.value());
         }
         for (slot, backend) in (0..).zip(self.backends.iter()) {
             let backend = backend.map_err(|e| unreadable(maps::BACKENDS, e))?;

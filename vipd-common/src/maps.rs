@@ -289,6 +289,16 @@ impl FlowKey {
     pub const fn reversed(&self) -> Self {
         Self { src: self.dst, dst: self.src, src_port: self.dst_port, dst_port: self.src_port }
     }
+
+    /// Whether this is `other` seen from the other end. (Compares in place: a reversed key on the
+    /// kernel's small stack is one too many.)
+    #[inline(always)]
+    pub fn is_reverse_of(&self, other: &Self) -> bool {
+        self.src == other.dst
+            && self.dst == other.src
+            && self.src_port == other.dst_port
+            && self.dst_port == other.src_port
+    }
 }
 
 /// One direction of a connection: value of [`FLOWS`] and [`HALF_OPEN`]. Each connection has two,

@@ -30,8 +30,8 @@ pub fn handle<T: Tables>(
     packet: &ForUs,
     segment: &Segment,
 ) -> Verdict {
-    let key = segment.key;
-    let Some((table, flow)) = find(tables, &key) else {
+    let key = &segment.key;
+    let Some((table, flow)) = find(tables, key) else {
         if !packet.address.has(Address::VIRTUAL) {
             return Verdict::HostTraffic;
         }
@@ -42,13 +42,13 @@ pub fn handle<T: Tables>(
         };
     };
     let active = tables.active(flow.service);
-    let torn = is_torn(tables, table, &key, &flow);
+    let torn = is_torn(tables, table, key, &flow);
     let reusable = segment.is_syn()
         && flow.direction == Flow::FROM_CLIENT
         && (torn || flow.generation != active.generation() || is_over(&flow, table, tables.now()));
     if reusable {
         let service = flow.service;
-        forget(tables, table, &key, &flow);
+        forget(tables, table, key, &flow);
         drop(flow);
         return open(frame, tables, packet, segment, service);
     }
@@ -66,7 +66,7 @@ pub fn handle<T: Tables>(
         ServiceState::Parked => return Verdict::ServiceParked,
     }
     if torn {
-        tables.remove_flow(table, &key);
+        tables.remove_flow(table, key);
         return service::refuse(frame, packet, Verdict::NoFlowReset, Verdict::NoFlowDrop);
     }
     if segment.ttl <= 1 {
@@ -130,7 +130,7 @@ fn open<T: Tables>(
     if segment.ttl <= 1 {
         return Verdict::TtlExpired;
     }
-    let arrives = segment.key;
+    let arrives = &segment.key;
     let now = tables.now();
     let mut flow = Flow {
         last_seen: now,
@@ -154,7 +154,7 @@ fn open<T: Tables>(
     flow.leaves = reply.reversed();
     flow.direction = Flow::FROM_CLIENT;
     flow.next_seq = segment.next_seq;
-    if !tables.put_flow(FlowTable::HalfOpen, &arrives, &flow) {
+    if !tables.put_flow(FlowTable::HalfOpen, arrives, &flow) {
         tables.remove_flow(FlowTable::HalfOpen, &reply);
         return Verdict::FlowTableFull;
     }
@@ -281,7 +281,7 @@ fn peer<'a, T: Tables>(
     key: &FlowKey,
     other: &FlowKey,
 ) -> Option<T::FlowRef<'a>> {
-    tables.flow(table, other).filter(|peer| peer.leaves == key.reversed())
+    tables.flow(table, other).filter(|peer| peer.leaves.is_reverse_of(key))
 }
 
 #[inline(always)]

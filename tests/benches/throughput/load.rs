@@ -1,5 +1,6 @@
 //! One run of redis-benchmark.
 
+use std::fmt::{self, Display, Formatter};
 use std::fs;
 use std::time::Duration;
 
@@ -33,6 +34,13 @@ pub struct Outcome {
     pub requests_per_second: f64,
     /// CPU time a request, of all that it passes.
     pub cpu_us: f64,
+}
+
+impl Display for Load {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { command, pipeline, size } = self;
+        write!(f, "{} of {size} bytes, pipeline {pipeline}", command.to_uppercase())
+    }
 }
 
 impl Load {

@@ -5,6 +5,7 @@ mod load;
 mod site;
 mod table;
 mod ways;
+mod xdp;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -28,9 +29,6 @@ struct Arguments {
     /// Milliseconds of one run, of the direct way.
     #[arg(long, default_value_t = 400)]
     run_ms: u64,
-    /// Generic receive offload on every interface of the lab.
-    #[arg(long, default_value = "off", value_parser = ["on", "off"])]
-    gro: String,
     /// Cargo says this to every benchmark.
     #[arg(long, hide = true)]
     bench: bool,
@@ -49,6 +47,14 @@ const LOADS: [Load; 8] = [
 /// Requests of the first run of all, which tells how many make a run.
 const FIRST_REQUESTS: u64 = 20_000;
 
+const EXPLANATION: &str = "
+of direct, of routed: median of the ratios of each round. routed: a box that only forwards, without
+a firewall. CPU µs: what one request costs redis-benchmark, Redis, the proxy and the kernel below
+them; extra: beyond the direct way. Here all hosts share the machine's CPUs and every hop through
+the switch costs CPU as well, so each box in between slows the client and Redis down by just that.
+With real hosts this work is the box's and the switch's, and Redis does not feel it.
+";
+
 const fn load(command: &'static str, pipeline: u32, size: u32) -> Load {
     Load { command, pipeline, size }
 }
@@ -57,9 +63,9 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let mut site = Site::up()?;
     let ways = ways::all(&mut site)?;
-    site.set_gro(&ways, &arguments.gro)?;
+    site.set_receive_offload(&ways)?;
     let meter = Meter::new(&site, &ways)?;
-    introduce(&arguments)?;
+    introduce()?;
 
     let run = Duration::from_millis(arguments.run_ms);
     let requests = LOADS.map(|load| calibrate(&site, &meter, &ways, load, run));
@@ -77,6 +83,8 @@ fn main() -> Result<()> {
     }
     println!("{rounds} rounds in {} s\n", start.elapsed().as_secs());
     samples.print(&LOADS);
+    xdp::print_shares(&site, &meter, &ways, &LOADS, &requests)?;
+    println!("{}", EXPLANATION.trim_end());
     Ok(())
 }
 
@@ -98,7 +106,7 @@ fn calibrate(site: &Site, meter: &Meter, ways: &[Way], load: Load, run: Duration
     Ok((rate * run.as_secs_f64()) as u64)
 }
 
-fn introduce(arguments: &Arguments) -> Result<()> {
+fn introduce() -> Result<()> {
     let first_line = |program: &str, argument: &str| {
         let text = output(Command::new(program).arg(argument))
             .with_context(|| format!("{program} is missing: run `cargo xtask setup --bench`"))?;
@@ -120,10 +128,11 @@ fn introduce(arguments: &Arguments) -> Result<()> {
         println!("{}", first_line(program, argument)?);
     }
     println!("vipd {}, XDP in native mode", env!("CARGO_PKG_VERSION"));
+    let congestion = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")?;
     println!(
-        "{CONNECTIONS} connections; on every interface GRO is {}; TX checksums and TSO are off at \
-         the hosts",
-        arguments.gro
+        "{CONNECTIONS} connections, {}. On every way GRO is on at the hosts and off in the switch, \
+         and\nTSO and checksum offload are off at the hosts: XDP on veth needs the latter.",
+        congestion.trim()
     );
     Ok(())
 }

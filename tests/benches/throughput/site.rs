@@ -22,6 +22,9 @@ use crate::ways::Way;
 const ROUTED_CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 11);
 pub const ROUTED_REDIS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 111);
 
+/// Longer than Redis keeps the Sentinel waiting under load: nothing is to fail over here.
+const DOWN_AFTER: Duration = Duration::from_secs(30);
+
 /// The standing network with its Redis. Dropping it takes everything down, and so does the end of
 /// the process.
 pub struct Site {
@@ -54,13 +57,13 @@ impl Site {
             "link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
              link set {bridge} up\n"
         ))?;
+        bypass_netfilter(&switch)?;
         let client = plug(&name, "client", 10, &switch)?;
         let host = plug(&name, "redis1", 101, &switch)?;
         let mut redis = RedisNode::prepare("redis1", &host, &directory, None, None)?;
         redis.start()?;
         redis.ask::<redis::Value>(&["CONFIG", "SET", "appendonly", "no"])?;
-        let watch =
-            Watch { master: redis.address(), down_after: Duration::from_secs(5), password: None };
+        let watch = Watch { master: redis.address(), down_after: DOWN_AFTER, password: None };
         let mut sentinel = Sentinel::prepare("sentinel1", &host, &directory, &watch)?;
         sentinel.start()?;
         Ok(Self {
@@ -134,16 +137,28 @@ impl Site {
         ))
     }
 
-    /// Turns generic receive offload on or off at both ends of every cable, once all stand.
-    pub fn set_gro(&self, ways: &[Way], gro: &str) -> Result<()> {
+    /// Sets generic receive offload alike on all cables, once they and the XDP programs are
+    /// there: on at the hosts, as for a NIC, and off in the switch, which merges nothing.
+    pub fn set_receive_offload(&self, ways: &[Way]) -> Result<()> {
         let boxes = ways.iter().filter_map(|way| way.host.as_ref());
         for host in boxes.chain([&self.client, self.redis.host()]) {
-            for (namespace, interface) in [(&host.namespace, "eth0"), (&self.switch, host.port())] {
+            for (namespace, interface, gro) in
+                [(&host.namespace, "eth0", "on"), (&self.switch, host.port(), "off")]
+            {
                 output(namespace.command("ethtool").args(["-K", interface, "gro", gro]))?;
             }
         }
         Ok(())
     }
+}
+
+/// Where br_netfilter is loaded, bridges show every packet to iptables. A switch does not.
+fn bypass_netfilter(switch: &Namespace) -> Result<()> {
+    let setting = "net/bridge/bridge-nf-call-iptables";
+    if Path::new("/proc/sys").join(setting).exists() {
+        switch.sysctl(setting, "0")?;
+    }
+    Ok(())
 }
 
 fn plug(lab: &str, name: &str, number: u8, switch: &Namespace) -> Result<Host> {

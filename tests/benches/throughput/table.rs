@@ -3,10 +3,10 @@
 use anyhow::Result;
 
 use crate::load::{Load, Outcome};
-use crate::ways::Way;
+use crate::ways::{DIRECT, ROUTED, Way};
 
 const HEADER: &str =
-    "           requests/s         min – max   direct    min – max   CPU µs     min – max   extra";
+    "           requests/s           min – max  of direct    min – max  of routed  CPU µs   extra";
 
 /// Outcomes of every load, way and round.
 pub struct Samples {
@@ -15,7 +15,7 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// The first way is what the others are compared with.
+    /// None yet.
     pub fn new(ways: &[Way]) -> Self {
         Self { ways: ways.iter().map(|way| way.name).collect(), rounds: Vec::new() }
     }
@@ -41,31 +41,26 @@ impl Samples {
     /// Prints a table for each load.
     pub fn print(&self, loads: &[Load]) {
         for &load in loads {
-            println!(
-                "{} of {} bytes, pipeline {}",
-                load.command.to_uppercase(),
-                load.size,
-                load.pipeline
-            );
+            println!("{load}");
             println!("  {HEADER}");
             for (way, name) in self.ways.iter().enumerate() {
-                let outcomes = || self.of(load).map(|round| (round[way], round[0]));
-                let rate = Summary::of(outcomes().map(|(it, _)| it.requests_per_second));
-                let ratio = Summary::of(
-                    outcomes()
-                        .map(|(it, direct)| it.requests_per_second / direct.requests_per_second),
-                );
-                let cpu = Summary::of(outcomes().map(|(it, _)| it.cpu_us));
-                let more = Summary::of(outcomes().map(|(it, direct)| it.cpu_us - direct.cpu_us));
+                let each = |value: fn(Outcome, Outcome) -> f64, other: usize| {
+                    Summary::of(self.of(load).map(|round| value(round[way], round[other])))
+                };
+                let rate = each(|it, _| it.requests_per_second, DIRECT);
+                let of_direct = each(ratio, DIRECT);
+                let of_routed = each(ratio, ROUTED);
+                let cpu = each(|it, _| it.cpu_us, DIRECT);
+                let extra = each(|it, direct| it.cpu_us - direct.cpu_us, DIRECT);
                 println!(
-                    "  {name:<9} {:>9.0} {:>17} {:>8.3} {:>12} {:>9.2} {:>13} {:>7.2}",
+                    "  {name:<9} {:>11.0} {:>19} {:>10.3} {:>12} {:>10.3} {:>7.2} {:>7.2}",
                     rate.median,
                     format!("{:.0} – {:.0}", rate.min, rate.max),
-                    ratio.median,
-                    format!("{:.2} – {:.2}", ratio.min, ratio.max),
+                    of_direct.median,
+                    format!("{:.2} – {:.2}", of_direct.min, of_direct.max),
+                    of_routed.median,
                     cpu.median,
-                    format!("{:.1} – {:.1}", cpu.min, cpu.max),
-                    more.median,
+                    extra.median,
                 );
             }
             println!();
@@ -75,6 +70,10 @@ impl Samples {
     fn of(&self, load: Load) -> impl Iterator<Item = &Vec<Outcome>> {
         self.rounds.iter().filter(move |(it, _)| *it == load).map(|(_, outcomes)| outcomes)
     }
+}
+
+fn ratio(it: Outcome, other: Outcome) -> f64 {
+    it.requests_per_second / other.requests_per_second
 }
 
 struct Summary {

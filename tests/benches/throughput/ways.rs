@@ -21,6 +21,12 @@ const VIP_PORT: u16 = 6379;
 /// Time between two of HAProxy's role checks.
 const CHECK: Duration = Duration::from_millis(100);
 
+/// Number of the way that has no box in between.
+pub const DIRECT: usize = 0;
+/// Number of the way that any box in between can at best equal, if it does its work as packets come
+/// and in the kernel's usual way: nothing but forwarding.
+pub const ROUTED: usize = 1;
+
 /// One way to Redis.
 pub struct Way {
     pub name: &'static str,
@@ -32,13 +38,14 @@ pub struct Way {
     program: Program,
 }
 
+/// What carries a way.
 enum Program {
     None,
-    Vipd { _daemon: Daemon },
+    Vipd(Daemon),
     Other(Process),
 }
 
-/// Sets every way up and sees that each leads to Redis. The first is the direct one.
+/// Sets every way up and sees that each leads to Redis. See [`DIRECT`] and [`ROUTED`].
 pub fn all(site: &mut Site) -> Result<Vec<Way>> {
     let ways = vec![
         direct(site),
@@ -77,7 +84,7 @@ fn vipd(
         "XDP is not in native mode: {:?}",
         status.interfaces
     );
-    Ok(Way { name, to, host: Some(host), program: Program::Vipd { _daemon: daemon } })
+    Ok(Way { name, to, host: Some(host), program: Program::Vipd(daemon) })
 }
 
 /// Forwarding by the kernel and nothing else.
@@ -160,8 +167,15 @@ impl Way {
     pub fn process(&self) -> Option<u32> {
         match &self.program {
             Program::Other(process) => Some(process.pid()),
-            Program::None | Program::Vipd { .. } => None,
+            Program::None | Program::Vipd(_) => None,
         }
+    }
+
+    /// vipd's XDP program, if that is what carries it.
+    pub fn xdp_program(&self) -> Result<Option<u32>> {
+        let Program::Vipd(daemon) = &self.program else { return Ok(None) };
+        let status = daemon.status()?;
+        Ok(status.interfaces.first().map(|interface| interface.program_id))
     }
 
     /// Packets that its box has received so far.

@@ -92,7 +92,7 @@ fn a_second_vipd_is_refused_and_the_first_serves_on() -> Result<()> {
     let pins = format!("{:?}", pins(&lab));
     let other = format!("{other_pins:?}");
     for (changes, said) in [
-        (vec![], "another vipd is running and answers on"),
+        (vec![], "another vipd (pid "),
         (vec![(&socket, &other_socket)], "another vipd (pid "),
         (vec![(&pins, &other)], "another vipd is running and answers on"),
         (vec![(&socket, &other_socket), (&pins, &other)], "another XDP program"),

@@ -128,16 +128,6 @@ fn a_connection_crosses_to_another_interface_and_back() {
 }
 
 #[test]
-fn an_interface_that_is_no_port_aborts_the_redirect() {
-    let mut kernel = director();
-    let backend = nat_backend(R1, BACKEND_PORT, R1_MAC, DIRECTOR);
-    kernel.backend(R1_SLOT, Backend { ifindex: 99, ..backend });
-    let syn = Tcp::to_vip("S");
-    let out = syn.at_r1(CLIENT_PORT).frame();
-    kernel.expect("SYN", &syn.frame(), (Verdict::NatNew, Xdp_::Aborted), &out);
-}
-
-#[test]
 fn the_vip_itself_can_be_the_source() {
     let mut kernel = director();
     kernel.backend(R1_SLOT, nat_backend(R1, BACKEND_PORT, R1_MAC, VIP));

@@ -204,7 +204,8 @@ fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
             let generation = active.generation();
             // Connections live on as long as their tuple towards the node means the same.
             let same_tuples = same_node && present.is_some_and(|it| it.source == backend.source);
-            let generation = if same_tuples { generation } else { generation.wrapping_add(1).max(1) };
+            let generation =
+                if same_tuples { generation } else { generation.wrapping_add(1).max(1) };
             Active::new(ServiceState::Up, slot, generation)
         }
         Err(Unreachable::NextHopUnknown) if same_node && active.state() == ServiceState::Up => {

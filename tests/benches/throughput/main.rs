@@ -24,10 +24,10 @@ use ways::Way;
 #[derive(Parser)]
 struct Arguments {
     /// Seconds that the rounds may take.
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, default_value_t = 120)]
     seconds: u64,
     /// Milliseconds of one run, of the direct way.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 250)]
     run_ms: u64,
     /// Cargo says this to every benchmark.
     #[arg(long, hide = true)]

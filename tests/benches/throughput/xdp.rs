@@ -19,7 +19,7 @@ pub fn print_shares(
     requests: &[u64],
 ) -> Result<()> {
     let _enabled = enable_stats(Stats::RunTime).context("cannot enable BPF statistics")?;
-    println!("vipd's XDP program in this: packets a request, ns a packet, µs a request");
+    println!("vipd's XDP program alone: packets a request, ns a packet, µs a request");
     for way in ways {
         let Some(program) = way.xdp_program()? else { continue };
         for (load, &requests) in loads.iter().zip(requests) {
@@ -30,7 +30,7 @@ pub fn print_shares(
             let nanoseconds = (after.run_time() - before.run_time()).as_nanos() as f64;
             let requests = requests as f64;
             println!(
-                "  {:<9} {:<28} {:>6.2} {:>6.0} {:>6.2}",
+                "  {:<9} {:<31} {:>6.2} {:>6.0} {:>6.2}",
                 way.name,
                 load.to_string(),
                 packets / requests,

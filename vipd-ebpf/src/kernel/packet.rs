@@ -32,7 +32,7 @@ impl Frame for XdpFrame {
             return None;
         }
         // SAFETY: the kernel maps no packet at address zero. Said because `Option` would otherwise
-        // test for it, and comparing packet pointers with numbers takes CAP_PERFMON to load.
+        // test for it, at every access.
         unsafe { core::hint::assert_unchecked(start != 0) };
         // SAFETY: the bytes lie within the frame, as the verifier demands to see compared just
         // above; `T: Header` is valid for any bytes at any alignment; `&mut self` makes this the

@@ -52,7 +52,8 @@ of direct, of routed: median of the ratios of each round. routed: a box that onl
 a firewall. CPU µs: what one request costs redis-benchmark, Redis, the proxy and the kernel below
 them; extra: beyond the direct way. Here all hosts share the machine's CPUs and every hop through
 the switch costs CPU as well, so each box in between slows the client and Redis down by just that.
-With real hosts this work is the box's and the switch's, and Redis does not feel it.
+With hosts of their own that work would be the box's and the switch's; this does not measure that.
+The XDP program's ns include what the kernel's own time-keeping takes.
 ";
 
 const fn load(command: &'static str, pipeline: u32, size: u32) -> Load {

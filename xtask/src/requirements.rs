@@ -70,7 +70,6 @@ pub const REQUIREMENTS: &[Requirement] = &[
     program("openssl", &["openssl"], "certificates for the TLS tests", Scope::Lab),
     program("nft", &["nftables"], "cuts single Sentinels off in the lab", Scope::Lab),
     program("haproxy", &["haproxy"], "a proxy to compare with", Scope::Bench),
-    program("keepalived", &["keepalived"], "a VIP manager to compare with", Scope::Bench),
 ];
 
 const fn program(

@@ -14,7 +14,7 @@ use crate::{command, workspace};
 /// Install what is missing: system packages and the BPF toolchain. Safe to repeat.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Also install what the benchmarks compare with (HAProxy, keepalived).
+    /// Also install what the benchmarks compare with (HAProxy).
     #[arg(long)]
     bench: bool,
 }
@@ -22,7 +22,7 @@ pub struct Arguments {
 /// Tries of `apt-get update` and `apt-get install`, which fail now and then on a busy mirror.
 const APT_TRIES: u32 = 3;
 /// Services that Debian starts with the packages of the same names.
-const REDIS_SERVICES: [&str; 2] = ["redis-server", "redis-sentinel"];
+const SERVICES: [&str; 3] = ["redis-server", "redis-sentinel", "haproxy"];
 
 /// Installs everything and says what it does.
 pub fn run(arguments: &Arguments) -> Result<()> {
@@ -83,11 +83,11 @@ fn install_packages(scope: Scope) -> Result<()> {
     for requirement in &missing {
         eprintln!("  {:<48} {}", requirement.packages.join(" "), requirement.why);
     }
-    let services_before = REDIS_SERVICES.map(is_service_installed);
+    let services_before = SERVICES.map(is_service_installed);
     apt_get(&["update", "-qq"])?;
     let install = ["install", "-y", "-qq", "--no-install-recommends"];
     apt_get(&[&install[..], &packages[..]].concat())?;
-    for (service, was_installed) in REDIS_SERVICES.into_iter().zip(services_before) {
+    for (service, was_installed) in SERVICES.into_iter().zip(services_before) {
         if !was_installed && is_service_installed(service) {
             stop_service(service);
         }
@@ -143,8 +143,8 @@ fn is_service_installed(service: &str) -> bool {
     Path::new("/etc/init.d").join(service).exists()
 }
 
-/// Debian starts a Redis on port 6379 with the package. Nobody asked for that one: the lab starts
-/// its own in namespaces.
+/// Debian starts a service with the package (a Redis on port 6379, say). Nobody asked for that one:
+/// the lab starts its own in namespaces.
 fn stop_service(service: &str) {
     eprintln!("setup: {service} is not to run as a service; stopping and disabling it");
     let stopped = if Path::new("/run/systemd/system").exists() {

@@ -42,10 +42,12 @@ pub fn handle<T: Tables>(
         };
     };
     let active = tables.active(flow.service);
-    let torn = is_torn(tables, table, key, &flow);
+    // Asked once: on some CPUs the call costs as much as half a look-up.
+    let now = tables.now();
+    let torn = is_torn(tables, table, key, &flow, now);
     let reusable = segment.is_syn()
         && flow.direction == Flow::FROM_CLIENT
-        && (torn || flow.generation != active.generation() || is_over(&flow, table, tables.now()));
+        && (torn || flow.generation != active.generation() || is_over(&flow, table, now));
     if reusable {
         let service = flow.service;
         forget(tables, table, key, &flow);
@@ -73,8 +75,8 @@ pub fn handle<T: Tables>(
         return Verdict::TtlExpired;
     }
     match flow.direction {
-        Flow::FROM_CLIENT => to_backend(frame, tables, packet, segment, table, flow, active),
-        _ => to_client(frame, tables, packet, segment, table, flow),
+        Flow::FROM_CLIENT => to_backend(frame, tables, packet, segment, (table, flow), active, now),
+        _ => to_client(frame, tables, packet, segment, (table, flow), now),
     }
 }
 
@@ -255,9 +257,9 @@ fn is_over(flow: &Flow, table: FlowTable, now: u64) -> bool {
 /// Whether a table that was full dropped the backend's half of a connection and left the
 /// client's: no answer would ever reach the client.
 #[inline(always)]
-fn is_torn<T: Tables>(tables: &T, table: FlowTable, key: &FlowKey, flow: &Flow) -> bool {
+fn is_torn<T: Tables>(tables: &T, table: FlowTable, key: &FlowKey, flow: &Flow, now: u64) -> bool {
     flow.direction == Flow::FROM_CLIENT
-        && tables.now().saturating_sub(flow.last_seen) > QUIET_NS
+        && now.saturating_sub(flow.last_seen) > QUIET_NS
         && peer(tables, table, key, &flow.leaves.reversed()).is_none()
 }
 
@@ -290,9 +292,9 @@ fn to_backend<T: Tables>(
     tables: &T,
     packet: &ForUs,
     segment: &Segment,
-    table: FlowTable,
-    mut flow: T::FlowRef<'_>,
+    (table, mut flow): (FlowTable, T::FlowRef<'_>),
     active: Active,
+    now: u64,
 ) -> Verdict {
     let Some(backend) = tables.backend(active.slot()) else { return Verdict::NoBackend };
     let leaves = flow.leaves;
@@ -310,7 +312,7 @@ fn to_backend<T: Tables>(
         && !segment.is_syn()
         && segment.has(tcp::ACK)
         && segment.ack == flow.last_ack;
-    note(tables, table, &mut flow, segment, &other);
+    note(tables, table, &mut flow, segment, &other, now);
     if completes {
         establish(tables, &segment.key, flow);
     }
@@ -340,14 +342,14 @@ fn to_client<T: Tables>(
     tables: &T,
     packet: &ForUs,
     segment: &Segment,
-    table: FlowTable,
-    mut flow: T::FlowRef<'_>,
+    (table, mut flow): (FlowTable, T::FlowRef<'_>),
+    now: u64,
 ) -> Verdict {
     let leaves = flow.leaves;
     let to = client_departure(&flow);
     let other = leaves.reversed();
     if table == FlowTable::HalfOpen && segment.is_syn_ack() {
-        flow.last_seen = tables.now();
+        flow.last_seen = now;
         flow.next_seq = segment.next_seq;
         let expected = flow.next_seq;
         drop(flow);
@@ -356,7 +358,7 @@ fn to_client<T: Tables>(
             client.state |= Flow::ANSWERED;
         }
     } else {
-        note(tables, table, &mut flow, segment, &other);
+        note(tables, table, &mut flow, segment, &other, now);
     }
     send(frame, packet, &leaves, &to, Verdict::NatToClient)
 }
@@ -369,8 +371,9 @@ fn note<T: Tables>(
     flow: &mut T::FlowRef<'_>,
     segment: &Segment,
     other: &FlowKey,
+    now: u64,
 ) {
-    flow.last_seen = tables.now();
+    flow.last_seen = now;
     flow.next_seq = segment.next_seq;
     if table == FlowTable::Established && segment.has(tcp::ACK) {
         flow.last_ack = segment.ack;

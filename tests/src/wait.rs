@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
-/// Longer than anything in the lab takes when it works, on a machine that does other things too.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than anything in the lab takes when it works, on a machine that does other things too. The
+/// longest is a Sentinel in TILT, which a stalled machine puts it into: 30 s, and then a failover.
+pub const PATIENCE: Duration = Duration::from_secs(90);
 /// Time between two looks.
 const POLL: Duration = Duration::from_millis(5);
 

@@ -10,17 +10,17 @@ use vipd_tests::{Lab, Mode, Nics, Options};
 
 #[test]
 fn no_client_of_nat_notices_that_vipd_was_killed_and_restarted() {
-    scenario(Options::mode(Mode::Nat).calm(), vipd_is_killed_under_load);
+    scenario(Options::mode(Mode::Nat), vipd_is_killed_under_load);
 }
 
 #[test]
 fn no_client_of_dsr_notices_that_vipd_was_killed_and_restarted() {
-    scenario(Options::mode(Mode::Dsr).calm(), vipd_is_killed_under_load);
+    scenario(Options::mode(Mode::Dsr), vipd_is_killed_under_load);
 }
 
 #[test]
 fn no_client_notices_it_with_two_nics_either() {
-    scenario(Options { nics: Nics::Two, ..Options::default() }.calm(), vipd_is_killed_under_load);
+    scenario(Options { nics: Nics::Two, ..Options::default() }, vipd_is_killed_under_load);
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn sigterm_takes_the_vip_off_the_network() {
 #[test]
 fn sigterm_leaves_traffic_flowing_if_so_configured_until_detach() {
     let daemon = "on_stop = \"keep\"".to_owned();
-    scenario(Options { daemon, ..Options::default() }.calm(), |lab| {
+    scenario(Options { daemon, ..Options::default() }, |lab| {
         let master = lab.master()?;
         let traffic = Traffic::start(lab, master)?;
         lab.daemon.stop()?;

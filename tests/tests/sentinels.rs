@@ -64,7 +64,7 @@ fn a_vipd_without_memory_does_not_believe_a_minority() {
 
 #[test]
 fn traffic_flows_on_while_all_sentinels_are_gone() {
-    scenario(Options::default().calm(), |lab| {
+    scenario(Options::default(), |lab| {
         let master = lab.master()?;
         let traffic = Traffic::start(lab, master)?;
         for sentinel in &mut lab.sentinels {

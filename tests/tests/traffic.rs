@@ -17,46 +17,46 @@ const LARGE: usize = 64 << 20;
 
 #[test]
 fn nat_carries_a_large_value_both_ways() {
-    scenario(Options::mode(Mode::Nat).calm(), a_large_value);
+    scenario(Options::mode(Mode::Nat), a_large_value);
 }
 
 #[test]
 fn nat_carries_a_large_value_across_two_nics() {
-    scenario(Options { nics: Nics::Two, ..Options::default() }.calm(), a_large_value);
+    scenario(Options { nics: Nics::Two, ..Options::default() }, a_large_value);
 }
 
 #[test]
 fn dsr_carries_a_large_value_both_ways() {
-    scenario(Options::mode(Mode::Dsr).calm(), a_large_value);
+    scenario(Options::mode(Mode::Dsr), a_large_value);
 }
 
 #[test]
 fn nat_carries_a_thousand_connections_at_once() {
-    scenario(Options::mode(Mode::Nat).calm(), a_crowd);
+    scenario(Options::mode(Mode::Nat), a_crowd);
 }
 
 #[test]
 fn dsr_carries_a_thousand_connections_at_once() {
-    scenario(Options::mode(Mode::Dsr).calm(), a_crowd);
+    scenario(Options::mode(Mode::Dsr), a_crowd);
 }
 
 #[test]
 fn messages_are_delivered_to_subscribers_behind_the_vip() {
     for mode in [Mode::Nat, Mode::Dsr] {
-        scenario(Options::mode(mode).calm(), a_subscription);
+        scenario(Options::mode(mode), a_subscription);
     }
 }
 
 #[test]
 fn a_blocking_command_waits_through_the_vip() {
     for mode in [Mode::Nat, Mode::Dsr] {
-        scenario(Options::mode(mode).calm(), a_blocking_command);
+        scenario(Options::mode(mode), a_blocking_command);
     }
 }
 
 #[test]
 fn a_subscriber_is_told_by_a_reset_when_its_master_is_gone() {
-    scenario(Options::default().calm(), |lab| {
+    scenario(Options::default(), |lab| {
         let old = lab.master()?;
         let mut connection = lab.dialer().connect()?;
         let mut subscription = connection.as_pubsub();

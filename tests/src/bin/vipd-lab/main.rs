@@ -66,7 +66,7 @@ impl Shape {
             ModeName::Dsr => Mode::Dsr,
         };
         let nics = if self.nics == 2 { Nics::Two } else { Nics::One };
-        Options { mode, nics, ..Options::default() }
+        Options { mode, nics, ..Options::default() }.eager()
     }
 
     /// The arguments that say the same.

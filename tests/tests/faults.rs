@@ -71,6 +71,8 @@ fn an_interface_that_cannot_take_the_program_is_left_as_it_was() -> Result<()> {
     Outcome::of(&lab.daemon, "run")?.must_fail(&["another XDP program", "(pass)"])?;
     ensure!(program_on_eth0(&lab)? == before, "the other program was disturbed");
     drop(pass);
+    // A child that another test is just starting holds the link until it becomes its own program.
+    wait_until("the other program is gone", PATIENCE, || Ok(program_on_eth0(&lab)?.is_none()))?;
     nothing_is_left(&lab)?;
 
     let switch = format!("{}-switch", lab.name());

@@ -1,7 +1,7 @@
 //! The words that every part of the daemon shares.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::Serialize;
 use vipd_common::addr::MacAddr;
@@ -38,9 +38,9 @@ pub struct NextHop {
     /// 802.1Q VLAN id, 0 for none.
     pub vlan: u16,
     /// The router, if the node is not on the link.
-    pub router: Option<Ipv4Addr>,
+    pub router: Option<IpAddr>,
     /// The source address the kernel would use towards the node.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     /// The prefixes (address, length) that are on-link on that interface.
-    pub on_link: Vec<(Ipv4Addr, u8)>,
+    pub on_link: Vec<(IpAddr, u8)>,
 }

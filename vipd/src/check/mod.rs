@@ -22,7 +22,7 @@ mod tests;
 mod vips;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use vipd_common::maps::{self, Address};
 
@@ -70,11 +70,12 @@ impl Facts {
         let links = netdev::links().unwrap_or_default();
 
         let ports = ports(&interfaces);
-        let to_probe: Vec<Ipv4Addr> = config
+        let to_probe: Vec<IpAddr> = config
             .vips
             .iter()
             .map(|vip| vip.address)
             .filter(|vip| !is_announced(*vip, &pins, &interfaces))
+            .map(IpAddr::from)
             .filter(|vip| addresses.iter().all(|own| own.address != *vip))
             .collect();
         let resolver = Resolver::default();

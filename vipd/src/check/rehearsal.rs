@@ -2,7 +2,7 @@
 //! everything at once, and asked what it wants. So `check` and `run` can't disagree. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use vipd_common::addr::unmapped;
 use vipd_common::maps::{ForwardMode, Interface};
@@ -116,7 +116,7 @@ pub(super) struct Preview {
     /// What could not be done.
     pub(super) problems: Vec<Problem>,
     /// NAT's source addresses other than the VIPs.
-    pub(super) sources: BTreeSet<Ipv4Addr>,
+    pub(super) sources: BTreeSet<IpAddr>,
 }
 
 /// Plans from nothing for these masters and nodes, as if every master had answered.
@@ -143,7 +143,7 @@ pub(super) fn preview(
         _ => None,
     });
     Preview {
-        sources: sources.filter(|source| !may_announce.contains(source)).collect(),
+        sources: sources.filter(|it| !may_announce.contains(it)).map(IpAddr::from).collect(),
         problems: plan.problems,
     }
 }

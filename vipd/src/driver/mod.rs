@@ -322,7 +322,7 @@ impl Driver {
                 }
             }
             KernelEvent::RIVAL => {
-                let vip = Ipv4Addr::from(event.addr);
+                let vip = IpAddr::from(event.addr);
                 let ports = self.ports();
                 // Two interfaces on one link hear each other.
                 let is_own = ports.iter().any(|port| port.mac == event.mac);
@@ -342,7 +342,10 @@ impl Driver {
             .network
             .next_hops
             .iter()
-            .filter_map(|(node, hop)| Some((*node, hop.as_ref().ok()?.clone())))
+            .filter_map(|(node, hop)| match node {
+                IpAddr::V4(node) => Some((*node, hop.as_ref().ok()?.clone())),
+                IpAddr::V6(_) => None,
+            })
             .collect();
         self.look_at_host();
         self.reconcile();
@@ -361,16 +364,21 @@ impl Driver {
         for refused in self.watchers.watch(&nodes) {
             warn!(node = %refused, "too many Redis nodes: this one is not watched");
         }
-        self.neighbours.track(nodes.iter().filter_map(|node| match node.ip() {
-            IpAddr::V4(ip) => Some(ip),
-            IpAddr::V6(_) => None,
-        }));
+        self.neighbours.track(nodes.iter().map(SocketAddr::ip));
     }
 
     /// Compares what should be with what is, and takes the steps between them.
     fn reconcile(&mut self) {
         let interfaces = self.interfaces();
-        let announceable = self.possession.held().clone();
+        let announceable = self
+            .possession
+            .held()
+            .iter()
+            .filter_map(|vip| match vip {
+                IpAddr::V4(vip) => Some(*vip),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
         let nodes = self.knowledge.nodes(self.failover.desired());
         let wanted = Wanted {
             desired: self.failover.desired(),
@@ -431,14 +439,14 @@ impl Driver {
 
     /// VIPs that have something to announce are probed for, held, announced, or given up.
     fn possess(&mut self) {
-        let wanted: BTreeSet<Ipv4Addr> = self
+        let wanted: BTreeSet<IpAddr> = self
             .topology
             .services()
             .filter(|(_, service)| {
                 let desired = self.failover.desired().get(service.master.0);
                 desired.is_some_and(|desired| desired.announce && desired.target.is_some())
             })
-            .map(|(vip, _)| vip.addr)
+            .map(|(vip, _)| IpAddr::from(vip.addr))
             .collect();
         let up =
             |port: &Port| self.network.links.get(&port.ifindex).is_some_and(|link| link.running);

@@ -181,16 +181,13 @@ impl Driver {
                     }
                     Some(Err(error)) => (None, Some(error.to_string())),
                 };
-                let next_hop = match addr.ip() {
-                    IpAddr::V4(ip) => match self.network.next_hops.get(&ip) {
-                        Some(Ok(hop)) => Some(hop.mac.to_string()),
-                        Some(Err(why)) => {
-                            note = note.or_else(|| Some(why.to_string()));
-                            None
-                        }
-                        None => None,
-                    },
-                    IpAddr::V6(_) => None,
+                let next_hop = match self.network.next_hops.get(&addr.ip()) {
+                    Some(Ok(hop)) => Some(hop.mac.to_string()),
+                    Some(Err(why)) => {
+                        note = note.or_else(|| Some(why.to_string()));
+                        None
+                    }
+                    None => None,
                 };
                 status::Node { addr, role: role.map(str::to_owned), note, next_hop }
             })

@@ -1,6 +1,6 @@
 //! How one service reaches one Redis node: the content of a slot.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use vipd_common::addr::mapped;
 use vipd_common::maps::{Backend, ForwardMode};
@@ -81,7 +81,10 @@ impl Route<'_> {
             Source::Address(addr) => addr,
             Source::Auto => {
                 let on_link = hop.on_link.iter().any(|&prefix| contains(prefix, self.vip.addr));
-                if on_link { self.vip.addr } else { hop.source }
+                match hop.source {
+                    IpAddr::V4(source) if !on_link => source,
+                    _ => self.vip.addr,
+                }
             }
         }
     }
@@ -95,7 +98,8 @@ impl Route<'_> {
     }
 }
 
-fn contains((network, length): (Ipv4Addr, u8), addr: Ipv4Addr) -> bool {
+fn contains((network, length): (IpAddr, u8), addr: Ipv4Addr) -> bool {
+    let IpAddr::V4(network) = network else { return false };
     let host_bits = 32_u32.saturating_sub(u32::from(length));
     let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0);
     (network.to_bits() ^ addr.to_bits()) & mask == 0
@@ -108,10 +112,10 @@ mod tests {
     #[test]
     fn a_prefix_contains_its_addresses() {
         let addr = Ipv4Addr::new(198, 18, 0, 250);
-        assert!(contains((Ipv4Addr::new(198, 18, 0, 50), 24), addr));
-        assert!(!contains((Ipv4Addr::new(198, 18, 1, 50), 24), addr));
-        assert!(contains((addr, 32), addr));
-        assert!(!contains((Ipv4Addr::new(198, 18, 0, 251), 32), addr));
-        assert!(contains((Ipv4Addr::UNSPECIFIED, 0), addr));
+        assert!(contains((Ipv4Addr::new(198, 18, 0, 50).into(), 24), addr));
+        assert!(!contains((Ipv4Addr::new(198, 18, 1, 50).into(), 24), addr));
+        assert!(contains((addr.into(), 32), addr));
+        assert!(!contains((Ipv4Addr::new(198, 18, 0, 251).into(), 32), addr));
+        assert!(contains((Ipv4Addr::UNSPECIFIED.into(), 0), addr));
     }
 }

@@ -1,7 +1,7 @@
 //! Why the maps can't be as they should.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use vipd_common::maps::{MAX_SERVICES, MAX_SLOTS};
 
@@ -49,7 +49,7 @@ pub enum Unreachable {
     /// `dsr`, but the node isn't on the link: a router would not know the VIP.
     DsrThroughRouter {
         /// The router.
-        router: Ipv4Addr,
+        router: IpAddr,
     },
     /// `dsr`, which leaves ports as they are, but the node listens on another one.
     DsrPort {

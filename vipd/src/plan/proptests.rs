@@ -84,9 +84,9 @@ fn any_hop(n: u8) -> impl Strategy<Value = Option<NextHop>> {
             own_mac: MacAddr([2, 0, 0, 0, 1, ifindex as u8]),
             mac: MacAddr([2, 0, 0, 0, variant, n]),
             vlan: 0,
-            router: routed.then_some(Ipv4Addr::new(198, 18, 0, 1)),
-            source: Ipv4Addr::new(198, 18, 0, 50 + ifindex as u8),
-            on_link: if on_link { vec![(Ipv4Addr::new(198, 18, 0, 50), 24)] } else { vec![] },
+            router: routed.then_some([198, 18, 0, 1].into()),
+            source: [198, 18, 0, 50 + ifindex as u8].into(),
+            on_link: if on_link { vec![([198, 18, 0, 50].into(), 24)] } else { vec![] },
         },
     );
     prop_oneof![1 => Just(None), 4 => hop.prop_map(Some)]

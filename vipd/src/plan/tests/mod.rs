@@ -40,8 +40,8 @@ fn hop(host: u8) -> NextHop {
         mac: mac(host),
         vlan: 0,
         router: None,
-        source: HOST,
-        on_link: vec![(HOST, 24)],
+        source: HOST.into(),
+        on_link: vec![(HOST.into(), 24)],
     }
 }
 

@@ -28,7 +28,7 @@ fn a_new_master_that_cannot_be_reached_takes_the_service_down() {
 fn off_link_the_host_s_own_address_is_the_source() {
     let mut lab = Lab::new();
     for host in 101..=103 {
-        lab.hop(host).on_link = vec![(Ipv4Addr::new(198, 19, 0, 0), 16)];
+        lab.hop(host).on_link = vec![([198, 19, 0, 0].into(), 16)];
     }
     lab.serve(target(101, 1));
     lab.apply();
@@ -121,7 +121,7 @@ fn dsr_through_a_router_is_a_problem() {
     lab.topology.vips[0].mode = Mode::Dsr;
     lab.topology.vips[0].services[0].port = 8000;
     lab.nodes[0].truncate(1);
-    let router = Ipv4Addr::new(198, 18, 0, 1);
+    let router = [198, 18, 0, 1].into();
     lab.hop(101).router = Some(router);
     lab.serve(target(101, 1));
     lab.apply();

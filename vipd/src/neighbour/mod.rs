@@ -52,7 +52,7 @@ pub struct Network {
     pub silent: BTreeSet<IpAddr>,
     /// Every interface, by index: link up and down, MAC and XDP program changes show here.
     pub links: BTreeMap<u32, Link>,
-    /// Every IPv4 address of this host.
+    /// Every address of this host.
     pub addresses: Vec<HostAddress>,
 }
 

@@ -8,7 +8,9 @@
 //! | datapath | own -- peer | load, pin, attach, take over, undo, refuse, detach |
 //! | daemon | own -- peer | `vipd run` on a host that changes under it; no Sentinel, adopted maps |
 //! | exec | own -- peer | processes under `ip netns exec` and `nsenter`, killed with -9 |
+//! | host_address | own -- peer | VIPs as addresses of the host: what arrives, what leaves |
 //! | netdev | own -- peer | what `vipd check` reads |
+//! | sysctl | own -- peer | kernel parameters changed, remembered and put back |
 //!
 //! Not covered: 802.1Q devices on a real kernel (the one this was written on has none; their
 //! parsing and resolution have unit tests), XDP links before Linux 5.9, a readable /proc/1 in
@@ -18,6 +20,8 @@ mod announce;
 mod daemon;
 mod datapath;
 mod exec;
+mod host_address;
 mod lab;
 mod neighbour;
 mod netdev;
+mod sysctl;

@@ -4,6 +4,7 @@
 //! | file | topology | what |
 //! | --- | --- | --- |
 //! | neighbour | director -- router -- far | next hops on the link and by a router, followed |
+//! | neighbour6 | director -- router -- far | the same in IPv6: NDP, routers by link-local address |
 //! | announce | own -- peer | probing for a VIP, gratuitous ARP as it arrives at the peer |
 //! | datapath | own -- peer | load, pin, attach, take over, undo, refuse, detach |
 //! | daemon | own -- peer | `vipd run` on a host that changes under it; no Sentinel, adopted maps |
@@ -23,5 +24,6 @@ mod exec;
 mod host_address;
 mod lab;
 mod neighbour;
+mod neighbour6;
 mod netdev;
 mod sysctl;

@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(config.daemon.on_sentinel_loss, OnSentinelLoss::Withdraw);
         assert_eq!(config.daemon.on_stop, OnStop::Keep);
         assert_eq!(config.sentinel.login, login("a", "/a"));
-        assert_eq!(config.redis, login("b", "/b"));
+        assert_eq!(config.redis.login, login("b", "/b"));
     }
 
     #[test]

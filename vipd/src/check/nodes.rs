@@ -117,7 +117,7 @@ async fn ask_redis(
     resolver: &Resolver,
     nodes: &BTreeSet<SocketAddr>,
 ) -> Result<BTreeMap<SocketAddr, Result<NodeInspection, Error>>, String> {
-    let dialer = Dialer::new(&config.redis, redis_node::DEADLINES).map_err(super::chain)?;
+    let dialer = Dialer::new(&config.redis.login, redis_node::DEADLINES).map_err(super::chain)?;
     let dialer = &dialer;
     let deadline = Instant::now() + DEADLINE;
     let late = Error::Timeout { during: Phase::Answer, after: DEADLINE };

@@ -147,7 +147,7 @@ impl Driver {
         let (sentinel_reports, sentinels) = mpsc::channel(QUEUE);
         let (node_reports, nodes) = mpsc::channel(QUEUE);
         let resolver = Resolver::default();
-        let watchers = Watchers::new(&config.redis, resolver.clone(), node_reports)?;
+        let watchers = Watchers::new(&config.redis.login, resolver.clone(), node_reports)?;
         let followers = Followers::spawn(&config, resolver, sentinel_reports)?;
         let (possession, probes) = Possession::new(&adopted.actual)?;
 

@@ -70,9 +70,9 @@ fn services(found: &Inspection) -> Vec<Service> {
             // The name is only in the daemon's configuration.
             master: String::new(),
             state: if up { ServiceState::Pinned } else { ServiceState::Down },
-            backend: backend.filter(|_| up).map(|it| {
-                SocketAddr::new(unmapped_ip(it.addr), u16::from_be_bytes(it.port))
-            }),
+            backend: backend
+                .filter(|_| up)
+                .map(|it| SocketAddr::new(unmapped_ip(it.addr), u16::from_be_bytes(it.port))),
             epoch: (confirmed.valid != 0).then_some(confirmed.epoch),
             generation: active.generation(),
             announcing: address.is_some_and(|address| address.has(Address::ANNOUNCE)),

@@ -23,7 +23,7 @@ pub use file::Error;
 pub use flags::VipFlag;
 pub use secret::{Secret, SecretError, SecretReason};
 pub use validate::{MAX_SENTINELS, Problem};
-pub use vip::{Mode, ServiceRole, Service, Source, Vip};
+pub use vip::{Mode, Service, ServiceRole, Source, Vip};
 
 /// Where `run`, `check`, `status` and `detach` look when they are told nothing else.
 pub const DEFAULT_CONFIG: &str = "/etc/vipd/vipd.toml";

@@ -106,7 +106,10 @@ fn every_key_is_read() {
     assert_eq!(config.sentinel.login.username.as_deref(), Some("vipd"));
     let tls = config.sentinel.login.tls.as_ref().unwrap();
     assert_eq!(tls.server_name.as_deref(), Some("sentinel"));
-    assert_eq!(config.redis.login.password_file.as_deref(), Some(Path::new("/etc/vipd/redis.pass")));
+    assert_eq!(
+        config.redis.login.password_file.as_deref(),
+        Some(Path::new("/etc/vipd/redis.pass"))
+    );
     assert_eq!(config.masters(), ["mymaster", "other"]);
     assert_eq!(config.vips[0].mode, Mode::Nat);
     assert_eq!(config.vips[0].source, Source::Address("198.18.0.50".parse().unwrap()));
@@ -274,7 +277,9 @@ fn what_makes_no_sense_together_is_named_with_its_place() {
             "[daemon] notify_socket: is the control socket's path",
         ),
         (
-            |c| c.redis.same_host = vec![["198.18.0.1", "198.18.0.2"].map(|it| it.parse().unwrap())],
+            |c| {
+                c.redis.same_host = vec![["198.18.0.1", "198.18.0.2"].map(|it| it.parse().unwrap())]
+            },
             "198.18.0.1 and 198.18.0.2 are not one of each family",
         ),
         (

@@ -83,7 +83,9 @@ impl Tables {
                 .insert(service_key(key)?, index)
                 .map_err(|e| DatapathError::map(format!("write {}", show(key)), e)),
             Step::RemoveService { key } => {
-                removed(self.services.remove(&service_key(key)?), || format!("remove {}", show(key)))
+                removed(self.services.remove(&service_key(key)?), || {
+                    format!("remove {}", show(key))
+                })
             }
             Step::WriteSlot { slot, backend } => {
                 set(&mut self.backends, maps::BACKENDS, slot.into(), backend)

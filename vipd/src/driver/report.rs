@@ -1,7 +1,7 @@
 //! From what others report to the core's events, and from what the daemon holds to its status.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
 use tracing::{info, warn};
@@ -119,9 +119,7 @@ impl Driver {
         let backend = index
             .filter(|_| active.state() != Kernel::Down)
             .and_then(|index| self.actual.backend(index))
-            .map(|it| {
-                SocketAddr::new(unmapped_ip(it.addr), u16::from_be_bytes(it.port))
-            });
+            .map(|it| SocketAddr::new(unmapped_ip(it.addr), u16::from_be_bytes(it.port)));
         let desired = self.failover.desired().get(service.master.0);
         let state = match desired.map(|desired| desired.state) {
             None | Some(State::Learning) => ServiceState::Learning,
@@ -176,16 +174,13 @@ impl Driver {
                     }
                     Some(Err(error)) => (None, Some(error.to_string())),
                 };
-                let next_hop = match addr.ip() {
-                    IpAddr::V4(ip) => match self.network.next_hops.get(&ip) {
-                        Some(Ok(hop)) => Some(hop.mac.to_string()),
-                        Some(Err(why)) => {
-                            note = note.or_else(|| Some(why.to_string()));
-                            None
-                        }
-                        None => None,
-                    },
-                    IpAddr::V6(_) => None,
+                let next_hop = match self.network.next_hops.get(&addr.ip()) {
+                    Some(Ok(hop)) => Some(hop.mac.to_string()),
+                    Some(Err(why)) => {
+                        note = note.or_else(|| Some(why.to_string()));
+                        None
+                    }
+                    None => None,
                 };
                 status::Node { addr, role: role.map(str::to_owned), note, next_hop }
             })

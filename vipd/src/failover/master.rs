@@ -77,7 +77,11 @@ impl Waiting {
                 Support::Nobody | Support::Minority | Support::Majority,
             ) => Self::Answer(candidate),
             (Phase::Serving { .. }, support) => {
-                if policy.is_loss(support) { Self::Sentinels } else { Self::Nothing }
+                if policy.is_loss(support) {
+                    Self::Sentinels
+                } else {
+                    Self::Nothing
+                }
             }
             // Nothing more can be lost; the return of a majority is not expected at any time.
             (Phase::Withdrawn { .. }, Support::Nobody | Support::Minority | Support::Majority) => {

@@ -124,10 +124,9 @@ impl fmt::Display for Notice {
                 })?;
                 match policy.action {
                     OnSentinelLoss::Hold => write!(f, "{present} is served on"),
-                    OnSentinelLoss::Withdraw => write!(
-                        f,
-                        "not announced until a majority is back ({present} was served)"
-                    ),
+                    OnSentinelLoss::Withdraw => {
+                        write!(f, "not announced until a majority is back ({present} was served)")
+                    }
                 }
             }
             Self::SentinelsBack => f.write_str("enough Sentinels name a master again"),

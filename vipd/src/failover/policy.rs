@@ -2,9 +2,31 @@
 
 use std::time::Duration;
 
-use super::PATIENCE;
 use super::claims::Support;
-use crate::config::OnSentinelLoss;
+use super::{PATIENCE, Settings};
+use crate::config::{Config, Mode, OnSentinelLoss};
+
+impl Settings {
+    /// From a validated configuration.
+    pub fn new(config: &Config) -> Self {
+        let daemon = &config.daemon;
+        let on_a_host = |name: &str| {
+            let hosts = config.vips.iter().filter(|vip| vip.mode == Mode::Host);
+            hosts.flat_map(|vip| &vip.services).any(|service| service.master == name)
+        };
+        let policy = |name| {
+            if on_a_host(name) {
+                LossPolicy::host(daemon.on_minority, daemon.lease())
+            } else {
+                LossPolicy::director(daemon.on_sentinel_loss)
+            }
+        };
+        Self {
+            configured_sentinels: config.sentinel.endpoints.len(),
+            policies: config.masters().into_iter().map(policy).collect(),
+        }
+    }
+}
 
 /// What to do about a master whose Sentinels don't answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

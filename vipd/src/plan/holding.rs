@@ -9,24 +9,13 @@ use vipd_common::maps::Address;
 use super::backend::contains;
 use super::{Actual, Line, Topology, Wanted};
 use crate::config::Mode;
-
-/// A VIP on an interface of this host.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct HeldAddress {
-    /// The VIP.
-    pub addr: IpAddr,
-    /// The interface it is put on or removed from.
-    pub ifindex: u32,
-    /// Prefix length that it has or gets; whoever bound it by hand may have chosen another than
-    /// the full one.
-    pub prefix: u8,
-}
+use crate::netdev::HostAddress;
 
 /// The addresses of this host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct OwnAddresses {
     /// Every address with its interface and prefix length.
-    pub addresses: Vec<HeldAddress>,
+    pub addresses: Vec<HostAddress>,
     /// The loopback interface, for mode `real`.
     pub loopback: u32,
     /// The interfaces that vipd serves, in the order of the configuration.
@@ -36,14 +25,14 @@ pub struct OwnAddresses {
 impl OwnAddresses {
     /// Whether this host has the address.
     pub fn contains(&self, addr: &IpAddr) -> bool {
-        self.addresses.iter().any(|own| own.addr == *addr)
+        self.addresses.iter().any(|own| own.address == *addr)
     }
 
     /// The interface that a VIP belongs on: the first in whose subnet it lies, or else the first.
     fn interface_for(&self, vip: IpAddr) -> Option<u32> {
         let in_subnet = |ifindex: &&u32| {
             let on = self.addresses.iter().filter(|own| own.ifindex == **ifindex);
-            on.filter(|own| own.addr != vip).any(|own| contains((own.addr, own.prefix), vip))
+            on.filter(|own| own.address != vip).any(|own| contains((own.address, own.prefix), vip))
         };
         self.interfaces.iter().find(in_subnet).or(self.interfaces.first()).copied()
     }
@@ -69,10 +58,10 @@ pub(super) fn wanted(
 }
 
 /// Those of them that it has not.
-pub(super) fn missing(held: &BTreeMap<IpAddr, u32>, own: &OwnAddresses) -> Vec<HeldAddress> {
+pub(super) fn missing(held: &BTreeMap<IpAddr, u32>, own: &OwnAddresses) -> Vec<HostAddress> {
     let missing = held.iter().filter(|(addr, _)| !own.contains(addr));
     missing
-        .map(|(&addr, &ifindex)| HeldAddress { addr, ifindex, prefix: full_prefix(addr) })
+        .map(|(&address, &ifindex)| HostAddress { address, prefix: full_prefix(address), ifindex })
         .collect()
 }
 
@@ -84,7 +73,7 @@ pub(super) fn surplus(
     topology: &Topology,
     own: &OwnAddresses,
     actual: &Actual,
-) -> Vec<HeldAddress> {
+) -> Vec<HostAddress> {
     let undecided = |addr: &IpAddr| {
         let mut of_vip = lines.iter().filter(|line| line.place.route.vip.addr == *addr);
         of_vip.any(|line| line.place.target.is_none())
@@ -102,7 +91,9 @@ pub(super) fn surplus(
     };
     own.addresses
         .iter()
-        .filter(|it| !held.contains_key(&it.addr) && is_ours(&it.addr) && !undecided(&it.addr))
+        .filter(|it| {
+            !held.contains_key(&it.address) && is_ours(&it.address) && !undecided(&it.address)
+        })
         .copied()
         .collect()
 }

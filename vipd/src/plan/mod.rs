@@ -33,7 +33,7 @@ use vipd_common::maps::{
 };
 
 pub use self::actual::{Actual, Step};
-pub use self::holding::{HeldAddress, OwnAddresses};
+pub use self::holding::OwnAddresses;
 pub use self::problem::{Problem, Unreachable};
 pub use self::topology::{Service, Topology, Vip};
 
@@ -42,6 +42,7 @@ use self::slots::Slots;
 use crate::config::Mode;
 use crate::failover::{Desired, Target};
 use crate::model::{NextHop, unmapped_ip};
+use crate::netdev::HostAddress;
 
 /// What should be, from every part of the daemon.
 #[derive(Clone, Copy, Debug)]
@@ -66,12 +67,12 @@ pub struct Wanted<'a> {
 pub struct Plan {
     /// VIPs that become addresses of this host, before the first step: what the program lets pass
     /// from then on, the stack takes.
-    pub hold: Vec<HeldAddress>,
+    pub hold: Vec<HostAddress>,
     /// To be applied in this order. Empty if the maps are as they should be.
     pub steps: Vec<Step>,
     /// VIPs that are no addresses of this host any more, after the last step: nobody is told to
     /// come here by then.
-    pub release: Vec<HeldAddress>,
+    pub release: Vec<HostAddress>,
     /// Why something isn't as it should be, for status; the same ones until they are solved.
     pub problems: Vec<Problem>,
 }

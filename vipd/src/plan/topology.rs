@@ -7,7 +7,7 @@ use vipd_common::maps::{Confirmed, name_hash};
 
 use super::Actual;
 use crate::config::{Config, Mode, PortRange, Source};
-use crate::failover::Target;
+use crate::failover::{Adopted, Target};
 use crate::model::{Epoch, MasterId, mapped_ip, unmapped_ip};
 
 /// The configured VIPs and services, with names resolved to indexes.
@@ -101,9 +101,10 @@ impl Topology {
 
     /// What was confirmed before a restart, by `MasterId`, for
     /// [`Failover::new`](crate::failover::Failover::new): the highest epoch among the services of
-    /// each master (a daemon that dies in the middle of a commit leaves them apart).
-    pub fn adopted(&self, actual: &Actual) -> Vec<Option<Target>> {
-        let mut adopted: Vec<Option<Target>> = vec![None; self.masters.len()];
+    /// each master (a daemon that dies in the middle of a commit leaves them apart). `leased` is
+    /// whether the lease of mode `host` still runs.
+    pub fn adopted(&self, actual: &Actual, leased: bool) -> Vec<Option<Adopted>> {
+        let mut adopted: Vec<Option<Adopted>> = vec![None; self.masters.len()];
         for (vip, service) in self.services() {
             let Some(&index) = actual.services.get(&vip.key(service)) else { continue };
             let confirmed = actual.confirmed(index);
@@ -113,8 +114,15 @@ impl Topology {
             }
             let Some(found) = confirmed_target(&confirmed) else { continue };
             let Some(entry) = adopted.get_mut(service.master.0) else { continue };
-            if entry.is_none_or(|known| known.epoch < found.epoch) {
-                *entry = Some(found);
+            let announced = leased || vip.mode != Mode::Host;
+            match entry {
+                None => *entry = Some(Adopted { target: found, announced }),
+                Some(known) => {
+                    known.announced &= announced;
+                    if known.target.epoch < found.epoch {
+                        known.target = found;
+                    }
+                }
             }
         }
         adopted

@@ -159,7 +159,7 @@ fn absolute(place: &str, path: &Path, problems: &mut Problems) {
 fn sentinels(endpoints: &[Endpoint], vips: &[Vip], problems: &mut Problems) {
     let place = "[sentinel] endpoints";
     // A real server asks nobody.
-    let needed = vips.iter().any(|vip| vip.mode != Mode::Real);
+    let needed = vips.is_empty() || vips.iter().any(|vip| vip.mode != Mode::Real);
     if endpoints.is_empty() && needed {
         problems.push(
             place,

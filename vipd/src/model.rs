@@ -1,10 +1,10 @@
 //! The words that every part of the daemon shares.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde::Serialize;
-use vipd_common::addr::MacAddr;
+use vipd_common::addr::{MacAddr, mapped};
 
 /// A Sentinel master name, as an index into [`crate::config::Config::masters`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -24,6 +24,20 @@ impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// The 16 bytes in which the maps hold an address of either family: IPv4 as
+/// [`vipd_common::addr::mapped`].
+pub fn mapped_ip(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The reverse of [`mapped_ip`].
+pub fn unmapped_ip(bytes: [u8; 16]) -> IpAddr {
+    Ipv6Addr::from(bytes).to_canonical()
 }
 
 /// How a Redis node is reached on the link layer, as the routing and neighbour tables say now.

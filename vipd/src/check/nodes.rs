@@ -1,7 +1,7 @@
 //! The Redis nodes: their roles, and how each is reached.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -53,12 +53,10 @@ impl Facts {
     }
 
     /// Those that are known.
-    pub(super) fn reachable(&self) -> HashMap<Ipv4Addr, NextHop> {
-        let known = self.next_hops.iter().filter_map(|(node, hop)| match node {
-            IpAddr::V4(node) => Some((*node, hop.as_ref().ok()?.clone())),
-            IpAddr::V6(_) => None,
-        });
-        known.collect()
+    pub(super) fn reachable(&self) -> HashMap<IpAddr, NextHop> {
+        let hop =
+            |(node, hop): (&IpAddr, &Result<NextHop, _>)| Some((*node, hop.as_ref().ok()?.clone()));
+        self.next_hops.iter().filter_map(hop).collect()
     }
 
     /// The node with this link-layer address.
@@ -120,7 +118,7 @@ async fn ask_redis(
     resolver: &Resolver,
     nodes: &BTreeSet<SocketAddr>,
 ) -> Result<BTreeMap<SocketAddr, Result<NodeInspection, Error>>, String> {
-    let dialer = Dialer::new(&config.redis, redis_node::DEADLINES).map_err(super::chain)?;
+    let dialer = Dialer::new(&config.redis.login, redis_node::DEADLINES).map_err(super::chain)?;
     let dialer = &dialer;
     let deadline = Instant::now() + DEADLINE;
     let late = Error::Timeout { during: Phase::Answer, after: DEADLINE };

@@ -68,7 +68,7 @@ pub(super) async fn probe(vips: &[IpAddr], ports: &[(String, Port)]) -> Vec<Prob
 
 /// Judges one VIP.
 pub(super) fn judge(situation: &Situation<'_>) -> Vec<Finding> {
-    let address = IpAddr::from(situation.vip.address);
+    let address = situation.vip.address;
     let subject = format!("VIP {address}");
     if let Some(own) = situation.host.iter().find(|own| own.address == address) {
         let name = (situation.name)(own.ifindex);
@@ -87,7 +87,7 @@ fn occupancy(subject: &str, situation: &Situation<'_>) -> Vec<Finding> {
     if situation.announced {
         return vec![Finding::ok(subject, "is announced by this vipd already")];
     }
-    let vip = IpAddr::from(situation.vip.address);
+    let vip = situation.vip.address;
     let probes: Vec<&Probe> = situation.probes.iter().filter(|probe| probe.vip == vip).collect();
     let mut findings: Vec<Finding> = probes
         .iter()
@@ -126,7 +126,7 @@ fn in_use(subject: &str, situation: &Situation<'_>, probe: &Probe, mac: MacAddr)
 fn not_on_link(subject: &str, situation: &Situation<'_>) -> Option<Finding> {
     let on: Vec<&HostAddress> =
         situation.host.iter().filter(|host| situation.configured.contains(&host.ifindex)).collect();
-    let vip = IpAddr::from(situation.vip.address);
+    let vip = situation.vip.address;
     if on.iter().any(|host| contains(host.address, host.prefix, vip)) {
         return None;
     }
@@ -240,7 +240,7 @@ mod tests {
     use crate::config::{Mode, Source};
     use std::net::Ipv4Addr;
 
-    const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 250);
+    const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 250));
     const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 50));
     const RIVAL: MacAddr = MacAddr([2, 0, 0, 0, 0, 66]);
 
@@ -253,7 +253,7 @@ mod tests {
     }
 
     fn asked(outcome: Result<Occupancy, String>) -> Probe {
-        Probe { vip: VIP.into(), interface: "eth0".to_owned(), outcome }
+        Probe { vip: VIP, interface: "eth0".to_owned(), outcome }
     }
 
     fn worst(findings: &[Finding]) -> Option<Severity> {
@@ -272,14 +272,7 @@ mod tests {
             (Mode::Nat, lan, false, taken(), Fail, "in use on eth0 by 02:00:00:00:00:42"),
             (Mode::Dsr, lan, false, taken(), Fail, "the Redis host 198.18.0.101"),
             (Mode::Nat, lan, false, asked(Err("denied".to_owned())), Fail, "denied"),
-            (
-                Mode::Nat,
-                own(VIP.into(), 32),
-                false,
-                free(),
-                Fail,
-                "an address of this host, on eth0",
-            ),
+            (Mode::Nat, own(VIP, 32), false, free(), Fail, "an address of this host, on eth0"),
             (Mode::Nat, elsewhere, false, free(), Warn, "in no network of the interfaces"),
         ] {
             let found = judge(&Situation {

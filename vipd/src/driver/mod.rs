@@ -12,7 +12,7 @@ mod possession;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ struct Driver {
     followers: Followers,
     neighbours: Neighbours,
     network: Network,
-    next_hops: HashMap<Ipv4Addr, NextHop>,
+    next_hops: HashMap<IpAddr, NextHop>,
     possession: Possession,
     knowledge: Knowledge,
     failovers: VecDeque<FailoverRecord>,
@@ -136,18 +136,13 @@ impl Driver {
         }
 
         let topology = Topology::new(&config);
-        let settings = Settings {
-            configured_sentinels: config.sentinel.endpoints.len(),
-            on_sentinel_loss: config.daemon.on_sentinel_loss,
-            masters: topology.masters.len(),
-        };
-        let targets = topology.adopted(&adopted.actual);
-        let failover = Failover::new(settings, targets, Monotonic::now());
+        let targets = topology.adopted(&adopted.actual, true);
+        let failover = Failover::new(&Settings::new(&config), &targets, Monotonic::now());
 
         let (sentinel_reports, sentinels) = mpsc::channel(QUEUE);
         let (node_reports, nodes) = mpsc::channel(QUEUE);
         let resolver = Resolver::default();
-        let watchers = Watchers::new(&config.redis, resolver.clone(), node_reports)?;
+        let watchers = Watchers::new(&config.redis.login, resolver.clone(), node_reports)?;
         let followers = Followers::spawn(&config, resolver, sentinel_reports)?;
         let (possession, probes) = Possession::new(&adopted.actual)?;
 
@@ -342,10 +337,7 @@ impl Driver {
             .network
             .next_hops
             .iter()
-            .filter_map(|(node, hop)| match node {
-                IpAddr::V4(node) => Some((*node, hop.as_ref().ok()?.clone())),
-                IpAddr::V6(_) => None,
-            })
+            .filter_map(|(node, hop)| Some((*node, hop.as_ref().ok()?.clone())))
             .collect();
         self.look_at_host();
         self.reconcile();
@@ -370,21 +362,15 @@ impl Driver {
     /// Compares what should be with what is, and takes the steps between them.
     fn reconcile(&mut self) {
         let interfaces = self.interfaces();
-        let announceable = self
-            .possession
-            .held()
-            .iter()
-            .filter_map(|vip| match vip {
-                IpAddr::V4(vip) => Some(*vip),
-                IpAddr::V6(_) => None,
-            })
-            .collect();
+        let announceable = self.possession.held().clone();
+        let own = host::own_addresses(&self.config, &self.network);
         let nodes = self.knowledge.nodes(self.failover.desired());
         let wanted = Wanted {
             desired: self.failover.desired(),
             nodes: &nodes,
             next_hops: &self.next_hops,
             interfaces: &interfaces,
+            own: &own,
             may_announce: &announceable,
         };
         let plan = plan::diff(&self.topology, &wanted, &self.actual);
@@ -446,7 +432,7 @@ impl Driver {
                 let desired = self.failover.desired().get(service.master.0);
                 desired.is_some_and(|desired| desired.announce && desired.target.is_some())
             })
-            .map(|(vip, _)| IpAddr::from(vip.addr))
+            .map(|(vip, _)| vip.addr)
             .collect();
         let up =
             |port: &Port| self.network.links.get(&port.ifindex).is_some_and(|link| link.running);

@@ -59,7 +59,7 @@ impl Possession {
             .context("cannot open a packet socket for gratuitous ARP; it takes CAP_NET_RAW")?;
         let announced = actual.addresses.iter().filter(|(_, it)| it.has(Address::ANNOUNCE));
         let possession = Self {
-            held: announced.map(|(vip, _)| IpAddr::from(*vip)).collect(),
+            held: announced.map(|(vip, _)| *vip).collect(),
             waiting: BTreeMap::new(),
             announced: HashSet::new(),
             rivals: BTreeMap::new(),
@@ -159,7 +159,7 @@ impl Possession {
             .addresses
             .iter()
             .filter(|(_, address)| address.has(Address::ANNOUNCE))
-            .map(|(vip, _)| IpAddr::from(*vip))
+            .map(|(vip, _)| *vip)
             .collect();
         let now: HashSet<(Port, IpAddr)> =
             ports.iter().flat_map(|port| answered.iter().map(|vip| (*port, *vip))).collect();

@@ -8,7 +8,7 @@
 
 mod host;
 mod knowledge;
-mod possession;
+pub mod possession;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -24,10 +24,10 @@ use tracing::{error, info, warn};
 use vipd_common::maps::{Interface, KernelEvent, ServiceState};
 
 use self::knowledge::Knowledge;
-use self::possession::{Possession, Probed};
-use crate::announce::Port;
+use self::possession::{Possession, Probed, Situation};
+use crate::announce::{Port, Schedule};
 use crate::clock::Monotonic;
-use crate::config::{Config, OnStop};
+use crate::config::{Config, Mode, OnStop};
 use crate::control::{Control, Question, Request, Response};
 use crate::datapath::{Datapath, Events, OpenSettings};
 use crate::failover::{Command, Event, Failover, Settings, Target};
@@ -144,7 +144,8 @@ impl Driver {
         let resolver = Resolver::default();
         let watchers = Watchers::new(&config.redis.login, resolver.clone(), node_reports)?;
         let followers = Followers::spawn(&config, resolver, sentinel_reports)?;
-        let (possession, probes) = Possession::new(&adopted.actual)?;
+        let (possession, probes) =
+            Possession::new(&adopted.actual, Schedule::from(&config.announce))?;
 
         let kernel = datapath.events()?.context("the kernel's events are taken already")?;
         let mut driver = Self {
@@ -325,7 +326,7 @@ impl Driver {
                 if let Some(port) = port
                     && !is_own
                 {
-                    self.possession.rival(vip, event.mac, port, Instant::now());
+                    self.possession.rival(vip, event.mac, port, &self.actual, Instant::now());
                 }
             }
             other => warn!(kind = other, "the kernel reports something unknown"),
@@ -434,10 +435,15 @@ impl Driver {
             })
             .map(|(vip, _)| vip.addr)
             .collect();
-        let up =
-            |port: &Port| self.network.links.get(&port.ifindex).is_some_and(|link| link.running);
-        let ports: Vec<Port> = self.ports().into_iter().filter(up).collect();
-        self.possession.update(&wanted, &ports, &self.actual, Instant::now());
+        let hosts = self.topology.vips.iter().filter(|vip| vip.mode == Mode::Host);
+        let situation = Situation {
+            wanted: &wanted,
+            shared: &hosts.map(|vip| vip.addr).collect(),
+            ports: &self.ports(),
+            network: &self.network,
+            actual: &self.actual,
+        };
+        self.possession.update(&situation, Instant::now());
     }
 
     fn report_problems(&mut self, problems: Vec<Problem>) {

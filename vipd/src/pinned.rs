@@ -56,16 +56,17 @@ fn describe(found: &Inspection, pin_dir: &Path) -> Status {
 
 fn services(found: &Inspection) -> Vec<Service> {
     let Some(actual) = &found.actual else { return Vec::new() };
-    let described = actual.services.iter().map(|(key, &index)| {
+    let described = actual.services.iter().filter_map(|(key, &index)| {
         let active = actual.active(index);
         let confirmed = actual.confirmed(index);
-        let address = actual.addresses.get(&key.addr.into());
+        let address = actual.addresses.get(&key.ip());
         let backend = actual.backend(index);
         let up = active.state() == Kernel::Up;
         let is_dsr = backend.is_some_and(|it| it.mode == ForwardMode::Dsr as u32);
-        Service {
-            vip: key.addr.into(),
-            port: u16::from_be_bytes(key.port),
+        let IpAddr::V4(vip) = key.ip() else { return None };
+        Some(Service {
+            vip,
+            port: key.port(),
             mode: if is_dsr { "dsr" } else { "nat" }.to_owned(),
             // The name is only in the daemon's configuration.
             master: String::new(),
@@ -76,7 +77,7 @@ fn services(found: &Inspection) -> Vec<Service> {
             epoch: (confirmed.valid != 0).then_some(confirmed.epoch),
             generation: active.generation(),
             announcing: address.is_some_and(|address| address.has(Address::ANNOUNCE)),
-        }
+        })
     });
     described.collect()
 }

@@ -161,7 +161,7 @@ fn actual(pins: &pins::Facts) -> Option<&Actual> {
 /// This configuration's vipd, or what it left behind, answers ARP for `vip` on each interface.
 fn is_announced(vip: Ipv4Addr, pins: &pins::Facts, interfaces: &[Interface]) -> bool {
     let answered = actual(pins)
-        .and_then(|actual| actual.addresses.get(&vip))
+        .and_then(|actual| actual.addresses.get(&vip.into()))
         .is_some_and(|address| address.has(Address::ANNOUNCE));
     answered && interfaces.iter().all(|interface| interface.own_program().is_some())
 }

@@ -322,7 +322,7 @@ impl Driver {
                 }
             }
             KernelEvent::RIVAL => {
-                let vip = Ipv4Addr::from(event.addr);
+                let vip = Ipv4Addr::from(vipd_common::addr::unmapped(event.addr));
                 let ports = self.ports();
                 // Two interfaces on one link hear each other.
                 let is_own = ports.iter().any(|port| port.mac == event.mac);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -59,7 +59,7 @@ impl Possession {
             .context("cannot open a packet socket for gratuitous ARP; it takes CAP_NET_RAW")?;
         let announced = actual.addresses.iter().filter(|(_, it)| it.has(Address::ANNOUNCE));
         let possession = Self {
-            held: announced.map(|(vip, _)| *vip).collect(),
+            held: announced.filter_map(|(vip, _)| ipv4(*vip)).collect(),
             waiting: BTreeMap::new(),
             announced: HashSet::new(),
             rivals: BTreeMap::new(),
@@ -159,7 +159,7 @@ impl Possession {
             .addresses
             .iter()
             .filter(|(_, address)| address.has(Address::ANNOUNCE))
-            .map(|(vip, _)| *vip)
+            .filter_map(|(vip, _)| ipv4(*vip))
             .collect();
         let now: HashSet<(Port, Ipv4Addr)> =
             ports.iter().flat_map(|port| answered.iter().map(|vip| (*port, *vip))).collect();
@@ -176,6 +176,13 @@ impl Possession {
             }
         }
         self.announced = now;
+    }
+}
+
+fn ipv4(addr: IpAddr) -> Option<Ipv4Addr> {
+    match addr {
+        IpAddr::V4(addr) => Some(addr),
+        IpAddr::V6(_) => None,
     }
 }
 

@@ -131,7 +131,7 @@ impl Driver {
             Some(State::Serving) if active.state() == Kernel::Up => ServiceState::Serving,
             Some(State::Serving) => ServiceState::Down,
         };
-        let address = self.actual.addresses.get(&vip.addr);
+        let address = self.actual.addresses.get(&vip.addr.into());
         status::Service {
             vip: vip.addr,
             port: service.port,

@@ -25,12 +25,11 @@ mod tests;
 mod topology;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use vipd_common::addr::unmapped;
 use vipd_common::maps::{
-    Active, Address, Backend, Confirmed, ForwardMode, Interface, MAX_SERVICES, ServiceKey,
-    ServiceState,
+    Active, Address, Backend, Confirmed, ForwardMode, Interface, MAX_SERVICES, ServiceState,
 };
 
 pub use self::actual::{Actual, Step};
@@ -105,7 +104,7 @@ pub fn diff(topology: &Topology, wanted: &Wanted<'_>, actual: &Actual) -> Plan {
 /// A service that has an index.
 struct Place<'a> {
     route: Route<'a>,
-    key: ServiceKey,
+    key: SocketAddr,
     index: u32,
     /// The master, and its slot's content.
     target: Option<(Target, Result<Backend, Unreachable>)>,
@@ -133,7 +132,7 @@ struct Line<'a> {
 }
 
 /// What a VIP shows to its link: taken away first, given last.
-const SHOWN: u32 = Address::ANNOUNCE | Address::ECHO;
+const SHOWN: u16 = Address::ANNOUNCE | Address::ECHO;
 
 fn place<'a>(
     topology: &'a Topology,
@@ -187,7 +186,7 @@ fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
     let down = match active.state() {
         ServiceState::Down => active,
         // Slot and generation stay: what comes next depends on which node this was.
-        ServiceState::Up | ServiceState::Parked => {
+        ServiceState::Up | ServiceState::Parked | ServiceState::Group => {
             Active::new(ServiceState::Down, active.slot(), active.generation())
         }
     };
@@ -227,18 +226,18 @@ fn addresses(
     topology: &Topology,
     wanted: &Wanted<'_>,
     actual: &Actual,
-) -> BTreeMap<Ipv4Addr, Address> {
-    let mut flags: BTreeMap<Ipv4Addr, u32> = topology
+) -> BTreeMap<IpAddr, Address> {
+    let mut flags: BTreeMap<IpAddr, u16> = topology
         .vips
         .iter()
         .map(|vip| match vip.mode {
-            Mode::Nat => (vip.addr, Address::NAT),
-            Mode::Dsr => (vip.addr, Address::DSR),
+            Mode::Nat => (vip.addr.into(), Address::NAT),
+            Mode::Dsr => (vip.addr.into(), Address::DSR),
         })
         .collect();
     for line in lines.iter().filter(|line| line.active.state() == ServiceState::Up) {
         let vip = line.place.route.vip.addr;
-        let entry = flags.entry(vip).or_default();
+        let entry = flags.entry(vip.into()).or_default();
         *entry |= Address::ECHO;
         if line.place.announce && wanted.may_announce.contains(&vip) {
             *entry |= Address::ANNOUNCE;
@@ -246,10 +245,10 @@ fn addresses(
     }
     for backend in lines.iter().flat_map(|line| line.backends(actual)) {
         if backend.mode == ForwardMode::Nat as u32 {
-            flags.entry(Ipv4Addr::from(unmapped(backend.source))).or_insert(Address::SOURCE);
+            flags.entry(Ipv4Addr::from(unmapped(backend.source)).into()).or_insert(Address::SOURCE);
         }
     }
-    flags.into_iter().map(|(addr, flags)| (addr, Address { flags })).collect()
+    flags.into_iter().map(|(addr, flags)| (addr, Address::new(flags))).collect()
 }
 
 impl Line<'_> {
@@ -271,14 +270,14 @@ impl Line<'_> {
 fn withdraw(
     steps: &mut Vec<Step>,
     lines: &[Line<'_>],
-    addresses: &BTreeMap<Ipv4Addr, Address>,
+    addresses: &BTreeMap<IpAddr, Address>,
     actual: &Actual,
 ) {
     for (&addr, present) in &actual.addresses {
         match addresses.get(&addr) {
             Some(wanted) if present.has(SHOWN & !wanted.flags) => {
                 let flags = present.flags & !(SHOWN & !wanted.flags);
-                steps.push(Step::PutAddress { addr, address: Address { flags } });
+                steps.push(Step::PutAddress { addr, address: Address::new(flags) });
             }
             Some(_) => {}
             None if present.has(Address::VIRTUAL) => steps.push(Step::RemoveAddress { addr }),
@@ -295,7 +294,7 @@ fn withdraw(
         let active = actual.active(service);
         match active.state() {
             ServiceState::Down => {}
-            ServiceState::Up | ServiceState::Parked => {
+            ServiceState::Up | ServiceState::Parked | ServiceState::Group => {
                 let active = Active::new(ServiceState::Down, active.slot(), active.generation());
                 steps.push(Step::SetActive { service, active });
             }
@@ -308,7 +307,7 @@ fn prepare(
     steps: &mut Vec<Step>,
     wanted: &Wanted<'_>,
     lines: &[Line<'_>],
-    addresses: &BTreeMap<Ipv4Addr, Address>,
+    addresses: &BTreeMap<IpAddr, Address>,
     slots: &Slots,
     actual: &Actual,
 ) {
@@ -322,7 +321,7 @@ fn prepare(
         if present.is_none_or(|present| (present.flags ^ wanted.flags) & !SHOWN != 0) {
             let shown = present.map_or(0, |present| present.flags) & SHOWN;
             let flags = wanted.flags & (shown | !SHOWN);
-            steps.push(Step::PutAddress { addr, address: Address { flags } });
+            steps.push(Step::PutAddress { addr, address: Address::new(flags) });
         }
     }
     for &(slot, backend) in &slots.writes {
@@ -363,7 +362,7 @@ fn commit(steps: &mut Vec<Step>, topology: &Topology, lines: &[Line<'_>], actual
 }
 
 /// Step 4.
-fn announce(steps: &mut Vec<Step>, addresses: &BTreeMap<Ipv4Addr, Address>, actual: &Actual) {
+fn announce(steps: &mut Vec<Step>, addresses: &BTreeMap<IpAddr, Address>, actual: &Actual) {
     for (&addr, &address) in addresses {
         let shown = actual.addresses.get(&addr).map_or(0, |present| present.flags) & SHOWN;
         if address.has(SHOWN & !shown) {
@@ -377,7 +376,7 @@ fn clean_up(
     steps: &mut Vec<Step>,
     wanted: &Wanted<'_>,
     lines: &[Line<'_>],
-    addresses: &BTreeMap<Ipv4Addr, Address>,
+    addresses: &BTreeMap<IpAddr, Address>,
     actual: &Actual,
 ) {
     for (key, service) in removed(lines, actual) {
@@ -399,8 +398,8 @@ fn clean_up(
 }
 
 /// Services in the maps that are not configured any more, with their indexes.
-fn removed(lines: &[Line<'_>], actual: &Actual) -> Vec<(ServiceKey, u32)> {
-    let configured: BTreeSet<ServiceKey> = lines.iter().map(|line| line.place.key).collect();
+fn removed(lines: &[Line<'_>], actual: &Actual) -> Vec<(SocketAddr, u32)> {
+    let configured: BTreeSet<SocketAddr> = lines.iter().map(|line| line.place.key).collect();
     let services = actual.services.iter().map(|(&key, &index)| (key, index));
     services.filter(|(key, _)| !configured.contains(key)).collect()
 }

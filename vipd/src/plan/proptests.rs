@@ -139,7 +139,10 @@ fn any_world() -> impl Strategy<Value = World> {
 /// several places.
 fn phase(step: &Step, before: &Actual) -> Option<u32> {
     match step {
-        Step::PutInterface { .. } | Step::WriteSlot { .. } | Step::PutService { .. } => Some(2),
+        Step::PutInterface { .. }
+        | Step::WriteSlot { .. }
+        | Step::PutGroup { .. }
+        | Step::PutService { .. } => Some(2),
         Step::RemoveInterface { .. } | Step::RemoveService { .. } => Some(6),
         Step::PutAddress { addr, address } => {
             let shown = before.addresses.get(addr).map_or(0, |before| before.flags) & SHOWN;
@@ -156,13 +159,13 @@ fn phase(step: &Step, before: &Actual) -> Option<u32> {
         Step::SetActive { active, .. } => match active.state() {
             ServiceState::Down => Some(1),
             ServiceState::Up => Some(4),
-            ServiceState::Parked => panic!("nothing parks yet"),
+            ServiceState::Parked | ServiceState::Group => panic!("not yet"),
         },
         Step::SetConfirmed { confirmed, .. } => (confirmed.valid == 1).then_some(3),
     }
 }
 
-fn step_is_about(step: &Step, vip: Ipv4Addr) -> bool {
+fn step_is_about(step: &Step, vip: IpAddr) -> bool {
     matches!(step, Step::PutAddress { addr, .. } if *addr == vip)
 }
 
@@ -180,7 +183,7 @@ fn apply(
     plan.steps.iter().for_each(|step| end.apply(step));
     // An earlier plan was cut short between the service that went down and the one that was to
     // come up: this plan finds it so, and mends it with its own steps.
-    let found: BTreeSet<Ipv4Addr> =
+    let found: BTreeSet<IpAddr> =
         actual.addresses.keys().copied().filter(|addr| !is_backed(actual, *addr)).collect();
     let mut reached = 0;
     for step in plan.steps.iter().take(done) {
@@ -215,6 +218,7 @@ fn apply(
             | Step::PutAddress { .. }
             | Step::RemoveAddress { .. }
             | Step::PutService { .. }
+            | Step::PutGroup { .. }
             | Step::RemoveService { .. }
             | Step::SetConfirmed { .. } => {}
         }
@@ -233,8 +237,8 @@ fn apply(
 }
 
 /// Whether any service of this VIP is up.
-fn is_backed(actual: &Actual, vip: Ipv4Addr) -> bool {
-    let mut services = actual.services.iter().filter(|(key, _)| key.addr == vip.octets());
+fn is_backed(actual: &Actual, vip: IpAddr) -> bool {
+    let mut services = actual.services.iter().filter(|(key, _)| key.ip() == vip);
     services.any(|(_, index)| actual.active(*index).state() == ServiceState::Up)
 }
 
@@ -258,7 +262,9 @@ fn check_result(world: &World, actual: &Actual) {
         assert_eq!(backend.port, port.to_be_bytes());
         if backend.mode == ForwardMode::Nat as u32 {
             let source = Ipv4Addr::from(unmapped(backend.source));
-            assert!(actual.addresses[&source].has(Address::VIRTUAL | Address::SOURCE));
+            assert!(
+                actual.addresses[&IpAddr::from(source)].has(Address::VIRTUAL | Address::SOURCE)
+            );
         }
     }
     let keys: BTreeSet<_> =
@@ -267,8 +273,10 @@ fn check_result(world: &World, actual: &Actual) {
     let indexes: BTreeSet<_> = actual.services.values().collect();
     assert_eq!(indexes.len(), actual.services.len(), "two services with one index");
     for (addr, address) in &actual.addresses {
-        assert!(!address.has(Address::ANNOUNCE) || world.may_announce.contains(addr));
-        let configured = world.topology.vips.iter().any(|vip| vip.addr == *addr);
+        assert!(
+            !address.has(Address::ANNOUNCE) || world.may_announce.iter().any(|vip| *vip == *addr)
+        );
+        let configured = world.topology.vips.iter().any(|vip| IpAddr::from(vip.addr) == *addr);
         assert_eq!(configured, address.has(Address::VIRTUAL));
         assert_ne!(configured, address.has(Address::SOURCE));
     }

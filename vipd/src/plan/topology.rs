@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 
 use vipd_common::addr::mapped;
-use vipd_common::maps::{Confirmed, ServiceKey, name_hash};
+use vipd_common::maps::{Confirmed, name_hash};
 
 use super::Actual;
 use crate::config::{Config, Mode, PortRange, Source};
@@ -111,8 +111,8 @@ impl Topology {
 
 impl Vip {
     /// A service's key in SERVICES.
-    pub fn key(&self, service: &Service) -> ServiceKey {
-        ServiceKey::new(self.addr.octets(), service.port.to_be_bytes())
+    pub fn key(&self, service: &Service) -> SocketAddr {
+        self.socket(service).into()
     }
 
     /// Address and port, for people.

@@ -101,7 +101,7 @@ fn a_vip_is_announced_while_any_of_its_masters_says_so() {
     lab.nodes.push(vec![]);
     lab.serve(target(101, 1));
     lab.apply();
-    assert_eq!(lab.actual.addresses[&VIP].flags, SHOWN_NAT);
+    assert_eq!(lab.actual.addresses[&VIP.into()].flags, SHOWN_NAT);
     assert_eq!(lab.actual.active(1), Active::default());
 }
 

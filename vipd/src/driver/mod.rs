@@ -31,7 +31,7 @@ use crate::config::{Config, OnStop};
 use crate::control::{Control, Question, Request, Response};
 use crate::datapath::{Datapath, Events, OpenSettings};
 use crate::failover::{Command, Event, Failover, Settings, Target};
-use crate::model::{MasterId, NextHop};
+use crate::model::{MasterId, NextHop, unmapped_ip};
 use crate::neighbour::{self, Neighbours, Network};
 use crate::plan::{self, Actual, Problem, Step, Topology, Wanted};
 use crate::redis_node::{self, Watchers};
@@ -136,7 +136,7 @@ impl Driver {
         }
 
         let topology = Topology::new(&config);
-        let targets = topology.adopted(&adopted.actual, true);
+        let targets = topology.adopted(&adopted.actual, adopted.lease > Monotonic::now());
         let failover = Failover::new(&Settings::new(&config), &targets, Monotonic::now());
 
         let (sentinel_reports, sentinels) = mpsc::channel(QUEUE);
@@ -317,7 +317,7 @@ impl Driver {
                 }
             }
             KernelEvent::RIVAL => {
-                let vip = IpAddr::from(event.addr);
+                let vip = unmapped_ip(event.addr);
                 let ports = self.ports();
                 // Two interfaces on one link hear each other.
                 let is_own = ports.iter().any(|port| port.mac == event.mac);

@@ -9,33 +9,34 @@
 mod host;
 mod knowledge;
 mod possession;
+mod reconcile;
 mod report;
+mod start;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::{error, info, warn};
-use vipd_common::maps::{Interface, KernelEvent, ServiceState};
+use tracing::{info, warn};
+use vipd_common::maps::{Interface, KernelEvent};
 
 use self::knowledge::Knowledge;
 use self::possession::{Possession, Probed};
 use crate::announce::Port;
 use crate::clock::Monotonic;
-use crate::config::{Config, OnStop};
+use crate::config::Config;
 use crate::control::{Control, Question, Request, Response};
-use crate::datapath::{Datapath, Events, OpenSettings};
-use crate::failover::{Command, Event, Failover, Settings, Target};
-use crate::model::{MasterId, NextHop};
-use crate::neighbour::{self, Neighbours, Network};
-use crate::plan::{self, Actual, Problem, Step, Topology, Wanted};
+use crate::datapath::{Datapath, Events};
+use crate::failover::{Command, Event, Failover};
+use crate::model::NextHop;
+use crate::neighbour::{Neighbours, Network};
+use crate::plan::{Actual, Problem, Topology};
 use crate::redis_node::{self, Watchers};
-use crate::resolve::Resolver;
 use crate::sentinel::{self, Followers};
 use crate::status::MAX_FAILOVERS;
 use crate::timeline::FailoverRecord;
@@ -44,9 +45,6 @@ use crate::timeline::FailoverRecord;
 const QUEUE: usize = 512;
 /// What should be and what is are compared this often even if nothing happens.
 const RECONCILE: Duration = Duration::from_secs(1);
-
-/// What is solved sooner than this was no problem: a next hop that is just being resolved, say.
-const LASTING: Duration = Duration::from_secs(1);
 
 /// Runs until SIGTERM or SIGINT.
 ///
@@ -118,79 +116,6 @@ struct Inputs {
 }
 
 impl Driver {
-    /// Checks the host, takes over or makes the datapath, and starts listening to everybody.
-    async fn start(config: Config) -> Result<(Self, Inputs)> {
-        let (neighbours, mut network_input) =
-            neighbour::spawn().context("cannot read this host's network (rtnetlink)")?;
-        let network = network_input.borrow_and_update().clone();
-        if let Some(why) = host::own_vips(&config, &network).next() {
-            bail!(why);
-        }
-
-        let (ask, questions) = mpsc::channel(QUEUE);
-        // The lock on the pins first: the socket's file may be a running vipd's.
-        let (mut datapath, adopted) = Datapath::open(&OpenSettings::from(&config.daemon))?;
-        let control = Control::listen(&config.daemon.control_socket, ask).await?;
-        if !adopted.interfaces.is_empty() {
-            info!(interfaces = ?adopted.interfaces, "taking over from an earlier vipd");
-        }
-
-        let topology = Topology::new(&config);
-        let settings = Settings {
-            configured_sentinels: config.sentinel.endpoints.len(),
-            on_sentinel_loss: config.daemon.on_sentinel_loss,
-            masters: topology.masters.len(),
-        };
-        let targets = topology.adopted(&adopted.actual);
-        let failover = Failover::new(settings, targets, Monotonic::now());
-
-        let (sentinel_reports, sentinels) = mpsc::channel(QUEUE);
-        let (node_reports, nodes) = mpsc::channel(QUEUE);
-        let resolver = Resolver::default();
-        let watchers = Watchers::new(&config.redis, resolver.clone(), node_reports)?;
-        let followers = Followers::spawn(&config, resolver, sentinel_reports)?;
-        let (possession, probes) = Possession::new(&adopted.actual)?;
-
-        let kernel = datapath.events()?.context("the kernel's events are taken already")?;
-        let mut driver = Self {
-            knowledge: Knowledge::new(&config),
-            topology,
-            failover,
-            datapath,
-            actual: adopted.actual,
-            watchers,
-            followers,
-            neighbours,
-            network,
-            next_hops: HashMap::new(),
-            possession,
-            failovers: VecDeque::new(),
-            problems: BTreeMap::new(),
-            reported: BTreeSet::new(),
-            detached: BTreeSet::new(),
-            host_problems: BTreeSet::new(),
-            _control: control,
-            config,
-        };
-        // The maps say what the interfaces are before the first packet meets the program.
-        driver.reconcile();
-        let interfaces = driver.config.daemon.interfaces.clone();
-        driver.datapath.attach(&interfaces)?;
-        driver.datapath.commit();
-        // Whom the maps name is followed, whether or not a Sentinel ever answers.
-        driver.nodes_changed();
-        for it in driver.datapath.interfaces() {
-            info!(
-                interface = it.name,
-                mode = it.xdp_mode.name(),
-                program = it.program_id,
-                "attached"
-            );
-        }
-        let inputs = Inputs { sentinels, nodes, network: network_input, kernel, probes, questions };
-        Ok((driver, inputs))
-    }
-
     /// The event loop.
     async fn serve(&mut self, mut inputs: Inputs, mut signals: Signals) -> Result<()> {
         let mut tick = interval(RECONCILE);
@@ -229,26 +154,6 @@ impl Driver {
                 _ = signals.interrupt.recv() => { info!("SIGINT: stopping"); return Ok(()); }
             }
         }
-    }
-
-    /// Leaves the host as it was, or as `on_stop = "keep"` wants it.
-    async fn stop(self) -> Result<()> {
-        self.followers.shutdown().await;
-        self.watchers.shutdown().await;
-        let pin_dir = self.config.daemon.pin_dir.display();
-        match self.config.daemon.on_stop {
-            OnStop::Keep => {
-                info!(
-                    "on_stop = \"keep\": the program and its maps stay pinned in {pin_dir} and \
-                     forward on; the next `vipd run` takes them over, `vipd detach` removes them"
-                );
-            }
-            OnStop::Detach => {
-                let removed = self.datapath.detach().context("not everything was removed")?;
-                info!(interfaces = ?removed.interfaces, maps = removed.maps.len(), "detached");
-            }
-        }
-        Ok(())
     }
 
     fn deadline(&self) -> Instant {
@@ -365,104 +270,6 @@ impl Driver {
             IpAddr::V4(ip) => Some(ip),
             IpAddr::V6(_) => None,
         }));
-    }
-
-    /// Compares what should be with what is, and takes the steps between them.
-    fn reconcile(&mut self) {
-        let interfaces = self.interfaces();
-        let announceable = self.possession.held().clone();
-        let nodes = self.knowledge.nodes(self.failover.desired());
-        let wanted = Wanted {
-            desired: self.failover.desired(),
-            nodes: &nodes,
-            next_hops: &self.next_hops,
-            interfaces: &interfaces,
-            may_announce: &announceable,
-        };
-        let plan = plan::diff(&self.topology, &wanted, &self.actual);
-        let flips = self.apply(&plan.steps);
-        self.report_problems(plan.problems);
-        for (master, at) in flips {
-            let desired = self.failover.desired().get(master.0);
-            if let Some(target) = desired.and_then(|desired| desired.target) {
-                self.flipped(master, target, at);
-            }
-        }
-        self.possess();
-    }
-
-    /// Takes the steps; returns the masters whose services point elsewhere now, each with the
-    /// moment before its first write.
-    fn apply(&mut self, steps: &[Step]) -> BTreeMap<MasterId, Monotonic> {
-        let mut flips = BTreeMap::new();
-        for step in steps {
-            let at = Monotonic::now();
-            if let Err(error) = self.datapath.apply(step) {
-                error!("{:#}", anyhow::Error::from(error));
-                // What was not done shows in what is; the next reconciliation tries again.
-                match self.datapath.read_actual() {
-                    Ok(actual) => self.actual = actual,
-                    Err(error) => error!("{:#}", anyhow::Error::from(error)),
-                }
-                return flips;
-            }
-            if let Step::SetActive { service, active } = *step
-                && active.state() == ServiceState::Up
-                && active.generation() != self.actual.active(service).generation()
-                && let Some((_, it)) = self.topology.service_at(&self.actual, service)
-            {
-                flips.entry(it.master).or_insert(at);
-            }
-            self.actual.apply(step);
-        }
-        flips
-    }
-
-    fn flipped(&mut self, master: MasterId, target: Target, at: Monotonic) {
-        let commands = self.failover.handle(at, Event::Committed { master, target });
-        info!(
-            master = self.knowledge.name(master),
-            to = %target.addr,
-            epoch = target.epoch.0,
-            "flip"
-        );
-        self.obey(commands);
-    }
-
-    /// VIPs that have something to announce are probed for, held, announced, or given up.
-    fn possess(&mut self) {
-        let wanted: BTreeSet<Ipv4Addr> = self
-            .topology
-            .services()
-            .filter(|(_, service)| {
-                let desired = self.failover.desired().get(service.master.0);
-                desired.is_some_and(|desired| desired.announce && desired.target.is_some())
-            })
-            .map(|(vip, _)| vip.addr)
-            .collect();
-        let up =
-            |port: &Port| self.network.links.get(&port.ifindex).is_some_and(|link| link.running);
-        let ports: Vec<Port> = self.ports().into_iter().filter(up).collect();
-        self.possession.update(&wanted, &ports, &self.actual, Instant::now());
-    }
-
-    fn report_problems(&mut self, problems: Vec<Problem>) {
-        let now = Instant::now();
-        let before = std::mem::take(&mut self.problems);
-        for problem in problems {
-            let since = before.get(&problem).copied().unwrap_or(now);
-            self.problems.insert(problem, since);
-            if now.duration_since(since) >= LASTING && self.reported.insert(problem) {
-                warn!("{problem}");
-            }
-        }
-        self.reported.retain(|problem| {
-            let lasts = self.problems.contains_key(problem);
-            if !lasts {
-                info!("no longer: {problem}");
-            }
-            lasts
-        });
     }
 
     /// The attached interfaces, as they are now.

@@ -1,0 +1,116 @@
+//! How the daemon comes, and how it goes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::sync::mpsc;
+use tracing::info;
+
+use super::knowledge::Knowledge;
+use super::possession::Possession;
+use super::{Driver, Inputs, QUEUE, host};
+use crate::clock::Monotonic;
+use crate::config::{Config, OnStop};
+use crate::control::Control;
+use crate::datapath::{Datapath, OpenSettings};
+use crate::failover::{Failover, Settings};
+use crate::neighbour;
+use crate::plan::Topology;
+use crate::redis_node::Watchers;
+use crate::resolve::Resolver;
+use crate::sentinel::Followers;
+
+impl Driver {
+    /// Checks the host, takes over or makes the datapath, and starts listening to everybody.
+    pub(super) async fn start(config: Config) -> Result<(Self, Inputs)> {
+        let (neighbours, mut network_input) =
+            neighbour::spawn().context("cannot read this host's network (rtnetlink)")?;
+        let network = network_input.borrow_and_update().clone();
+        if let Some(why) = host::own_vips(&config, &network).next() {
+            bail!(why);
+        }
+
+        let (ask, questions) = mpsc::channel(QUEUE);
+        // The lock on the pins first: the socket's file may be a running vipd's.
+        let (mut datapath, adopted) = Datapath::open(&OpenSettings::from(&config.daemon))?;
+        let control = Control::listen(&config.daemon.control_socket, ask).await?;
+        if !adopted.interfaces.is_empty() {
+            info!(interfaces = ?adopted.interfaces, "taking over from an earlier vipd");
+        }
+
+        let topology = Topology::new(&config);
+        let settings = Settings {
+            configured_sentinels: config.sentinel.endpoints.len(),
+            on_sentinel_loss: config.daemon.on_sentinel_loss,
+            masters: topology.masters.len(),
+        };
+        let targets = topology.adopted(&adopted.actual);
+        let failover = Failover::new(settings, targets, Monotonic::now());
+
+        let (sentinel_reports, sentinels) = mpsc::channel(QUEUE);
+        let (node_reports, nodes) = mpsc::channel(QUEUE);
+        let resolver = Resolver::default();
+        let watchers = Watchers::new(&config.redis, resolver.clone(), node_reports)?;
+        let followers = Followers::spawn(&config, resolver, sentinel_reports)?;
+        let (possession, probes) = Possession::new(&adopted.actual)?;
+
+        let kernel = datapath.events()?.context("the kernel's events are taken already")?;
+        let mut driver = Self {
+            knowledge: Knowledge::new(&config),
+            topology,
+            failover,
+            datapath,
+            actual: adopted.actual,
+            watchers,
+            followers,
+            neighbours,
+            network,
+            next_hops: HashMap::new(),
+            possession,
+            failovers: VecDeque::new(),
+            problems: BTreeMap::new(),
+            reported: BTreeSet::new(),
+            detached: BTreeSet::new(),
+            host_problems: BTreeSet::new(),
+            _control: control,
+            config,
+        };
+        // The maps say what the interfaces are before the first packet meets the program.
+        driver.reconcile();
+        let interfaces = driver.config.daemon.interfaces.clone();
+        driver.datapath.attach(&interfaces)?;
+        driver.datapath.commit();
+        // Whom the maps name is followed, whether or not a Sentinel ever answers.
+        driver.nodes_changed();
+        for it in driver.datapath.interfaces() {
+            info!(
+                interface = it.name,
+                mode = it.xdp_mode.name(),
+                program = it.program_id,
+                "attached"
+            );
+        }
+        let inputs = Inputs { sentinels, nodes, network: network_input, kernel, probes, questions };
+        Ok((driver, inputs))
+    }
+
+    /// Leaves the host as it was, or as `on_stop = "keep"` wants it.
+    pub(super) async fn stop(self) -> Result<()> {
+        self.followers.shutdown().await;
+        self.watchers.shutdown().await;
+        let pin_dir = self.config.daemon.pin_dir.display();
+        match self.config.daemon.on_stop {
+            OnStop::Keep => {
+                info!(
+                    "on_stop = \"keep\": the program and its maps stay pinned in {pin_dir} and \
+                     forward on; the next `vipd run` takes them over, `vipd detach` removes them"
+                );
+            }
+            OnStop::Detach => {
+                let removed = self.datapath.detach().context("not everything was removed")?;
+                info!(interfaces = ?removed.interfaces, maps = removed.maps.len(), "detached");
+            }
+        }
+        Ok(())
+    }
+}

@@ -28,6 +28,8 @@ pub const DEFAULT_CONFIG: &str = "/etc/vipd/vipd.toml";
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/vipd";
 /// See [`Daemon::control_socket`].
 pub const DEFAULT_CONTROL_SOCKET: &str = "/run/vipd/vipd.sock";
+/// Where `notify` also tries when it can't read the configuration; see [`Daemon::notify_socket`].
+pub const DEFAULT_NOTIFY_SOCKET: &str = "/run/vipd/notify.sock";
 
 /// Everything `vipd run` needs to know. Immutable once validated.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -66,6 +68,9 @@ pub struct Daemon {
     /// Default `hold`.
     #[serde(default)]
     pub on_sentinel_loss: OnSentinelLoss,
+    /// A second socket, which everybody may write to and which takes nothing but the hints of
+    /// `vipd notify`: for Sentinels that don't run as root. None by default.
+    pub notify_socket: Option<PathBuf>,
     /// What SIGTERM leaves behind. Default `detach`.
     #[serde(default)]
     pub on_stop: OnStop,
@@ -281,6 +286,7 @@ impl Default for Daemon {
             pin_dir: default_pin_dir(),
             control_socket: default_control_socket(),
             on_sentinel_loss: OnSentinelLoss::default(),
+            notify_socket: None,
             on_stop: OnStop::default(),
             source_ports: PortRange::default(),
             max_connections: default_max_connections(),

@@ -70,6 +70,7 @@ fn every_key_is_read() {
         interfaces: vec!["eth1".into(), "eth2.7".into()],
         xdp_mode: XdpMode::Native,
         pin_dir: "/sys/fs/bpf/other".into(),
+        notify_socket: None,
         control_socket: "/run/other.sock".into(),
         on_sentinel_loss: OnSentinelLoss::Withdraw,
         on_stop: OnStop::Keep,

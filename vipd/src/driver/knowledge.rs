@@ -56,6 +56,11 @@ impl Knowledge {
         self.names.get(master.0).map_or("?", String::as_str)
     }
 
+    /// The master of this name.
+    pub fn master(&self, name: &str) -> Option<MasterId> {
+        self.names.iter().position(|known| known == name).map(MasterId)
+    }
+
     /// A Sentinel's endpoint.
     pub fn endpoint(&self, sentinel: SentinelId) -> &str {
         self.sentinels.get(&sentinel).map_or("?", |it| it.endpoint.as_str())

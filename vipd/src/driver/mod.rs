@@ -22,7 +22,7 @@ use anyhow::{Context as _, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use vipd_common::maps::{Interface, KernelEvent};
 
 use self::knowledge::Knowledge;
@@ -35,6 +35,7 @@ use crate::datapath::{Datapath, Events};
 use crate::failover::{Command, Event, Failover};
 use crate::model::NextHop;
 use crate::neighbour::{Neighbours, Network};
+use crate::notify::Hint;
 use crate::plan::{Actual, Problem, Topology};
 use crate::redis_node::{self, Watchers};
 use crate::sentinel::{self, Followers};
@@ -103,6 +104,7 @@ struct Driver {
     /// What is wrong with the host, in words.
     host_problems: BTreeSet<String>,
     _control: Control,
+    _hints: Option<Control>,
 }
 
 /// Where events come from.
@@ -298,6 +300,20 @@ impl Driver {
                 Ok(status) => Response::Status(Box::new(status)),
                 Err(error) => Response::Error(format!("{error:#}")),
             },
+            Request::Notify(hint) => self.hinted(&hint),
+            Request::Reload => Response::Error("not yet".to_owned()),
         }
+    }
+
+    /// A Sentinel's script says that a master has changed. Whom it names is of no interest: the
+    /// script may be a late retry, and whoever calls it may be anybody.
+    fn hinted(&self, hint: &Hint) -> Response {
+        let Some(master) = self.knowledge.master(&hint.master) else {
+            let name = &hint.master;
+            return Response::Unknown(format!("this vipd has no service of the master {name:?}"));
+        };
+        debug!(?hint, "notified: asking every Sentinel");
+        self.followers.refresh(master);
+        Response::Done
     }
 }

@@ -11,7 +11,7 @@ use super::possession::Possession;
 use super::{Driver, Inputs, QUEUE, host};
 use crate::clock::Monotonic;
 use crate::config::{Config, OnStop};
-use crate::control::Control;
+use crate::control::{Access, Control};
 use crate::datapath::{Datapath, OpenSettings};
 use crate::failover::{Failover, Settings};
 use crate::neighbour;
@@ -33,7 +33,12 @@ impl Driver {
         let (ask, questions) = mpsc::channel(QUEUE);
         // The lock on the pins first: the socket's file may be a running vipd's.
         let (mut datapath, adopted) = Datapath::open(&OpenSettings::from(&config.daemon))?;
-        let control = Control::listen(&config.daemon.control_socket, ask).await?;
+        let control =
+            Control::listen(&config.daemon.control_socket, Access::Control, ask.clone()).await?;
+        let hints = match &config.daemon.notify_socket {
+            Some(path) => Some(Control::listen(path, Access::Hints, ask).await?),
+            None => None,
+        };
         if !adopted.interfaces.is_empty() {
             info!(interfaces = ?adopted.interfaces, "taking over from an earlier vipd");
         }
@@ -73,6 +78,7 @@ impl Driver {
             detached: BTreeSet::new(),
             host_problems: BTreeSet::new(),
             _control: control,
+            _hints: hints,
             config,
         };
         // The maps say what the interfaces are before the first packet meets the program.

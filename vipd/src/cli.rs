@@ -196,6 +196,14 @@ pub struct Paths {
     pub pin_dir: PathBuf,
 }
 
+impl RunFlags {
+    /// The file that the configuration is from, if it is from one.
+    pub fn file(&self) -> Option<PathBuf> {
+        let default = || self.inline.is_empty().then(|| DEFAULT_CONFIG.into());
+        self.config.clone().or_else(default)
+    }
+}
+
 impl InlineFlags {
     /// None of them was given.
     pub fn is_empty(&self) -> bool {

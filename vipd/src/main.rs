@@ -38,7 +38,7 @@ async fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(flags) => {
             abort_on_panic();
-            driver::run(Config::from_flags(&flags)?).await.map(|()| ExitCode::SUCCESS)
+            driver::run(Config::from_flags(&flags)?, flags.file()).await.map(|()| ExitCode::SUCCESS)
         }
         Command::Check(flags) => run_check(&flags).await,
         Command::Status(flags) => status(&flags).await,

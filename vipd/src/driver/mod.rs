@@ -10,11 +10,13 @@ mod host;
 mod knowledge;
 mod possession;
 mod reconcile;
+mod reload;
 mod report;
 mod start;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -22,11 +24,12 @@ use anyhow::{Context as _, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 use vipd_common::maps::{Interface, KernelEvent};
 
 use self::knowledge::Knowledge;
 use self::possession::{Possession, Probed};
+use self::start::Sources;
 use crate::announce::Port;
 use crate::clock::Monotonic;
 use crate::config::Config;
@@ -37,8 +40,8 @@ use crate::model::NextHop;
 use crate::neighbour::{Neighbours, Network};
 use crate::notify::Hint;
 use crate::plan::{Actual, Problem, Topology};
-use crate::redis_node::{self, Watchers};
-use crate::sentinel::{self, Followers};
+use crate::redis_node::Watchers;
+use crate::sentinel::Followers;
 use crate::status::MAX_FAILOVERS;
 use crate::timeline::FailoverRecord;
 
@@ -47,27 +50,28 @@ const QUEUE: usize = 512;
 /// What should be and what is are compared this often even if nothing happens.
 const RECONCILE: Duration = Duration::from_secs(1);
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT. `file` is what SIGHUP and `vipd reload` read again.
 ///
 /// # Errors
 ///
 /// Whatever keeps it from starting, with nothing left behind on the host; later only the loss of
 /// its own event sources, after which what is pinned forwards on, as after a crash. Sentinels or
 /// Redis nodes that don't answer are waited for.
-pub async fn run(config: Config) -> Result<()> {
+pub async fn run(config: Config, file: Option<PathBuf>) -> Result<()> {
     // Before anything is put on the host: a signal during the start must not leave it there.
     let signals = Signals::listen()?;
-    let (mut driver, inputs) = Driver::start(config).await?;
+    let (mut driver, inputs) = Driver::start(config, file).await?;
     driver.serve(inputs, signals).await.context(
         "vipd can't go on; what is pinned forwards on until the next `vipd run` or `vipd detach`",
     )?;
     driver.stop().await
 }
 
-/// What ends the daemon.
+/// What ends the daemon, or lets it read its configuration again.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -75,6 +79,7 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 }
@@ -103,14 +108,17 @@ struct Driver {
     detached: BTreeSet<String>,
     /// What is wrong with the host, in words.
     host_problems: BTreeSet<String>,
+    /// Where the configuration is from; none if it was all flags.
+    file: Option<PathBuf>,
+    /// For a socket that is opened later.
+    ask: mpsc::Sender<Question>,
     _control: Control,
-    _hints: Option<Control>,
+    hints: Option<Control>,
 }
 
 /// Where events come from.
 struct Inputs {
-    sentinels: mpsc::Receiver<sentinel::Report>,
-    nodes: mpsc::Receiver<redis_node::Report>,
+    sources: Sources,
     network: watch::Receiver<Network>,
     kernel: Events,
     probes: mpsc::Receiver<Probed>,
@@ -125,10 +133,10 @@ impl Driver {
         loop {
             let deadline = pin!(sleep_until(self.deadline()));
             tokio::select! {
-                report = inputs.sentinels.recv() => {
+                report = inputs.sources.sentinels.recv() => {
                     self.sentinel_said(report.context("the Sentinels are no longer followed")?);
                 }
-                report = inputs.nodes.recv() => {
+                report = inputs.sources.nodes.recv() => {
                     self.node_said(report.context("the Redis nodes are no longer watched")?);
                 }
                 event = inputs.kernel.next() => {
@@ -144,13 +152,20 @@ impl Driver {
                     self.reconcile();
                 }
                 Some((request, answer)) = inputs.questions.recv() => {
+                    let response = self.answer(request, &mut inputs.sources).await;
                     // Whoever asked may be gone.
-                    let _ = answer.send(self.answer(request));
+                    let _ = answer.send(response);
                 }
                 () = deadline => self.tell(Monotonic::now(), Event::Tick),
                 _ = tick.tick() => {
                     self.look_at_host();
                     self.reconcile();
+                }
+                _ = signals.hangup.recv() => {
+                    info!("SIGHUP: reading the configuration again");
+                    if let Err(error) = self.reload(&mut inputs.sources).await {
+                        error!("nothing was changed: {error:#}");
+                    }
                 }
                 _ = signals.terminate.recv() => { info!("SIGTERM: stopping"); return Ok(()); }
                 _ = signals.interrupt.recv() => { info!("SIGINT: stopping"); return Ok(()); }
@@ -294,14 +309,17 @@ impl Driver {
             .collect()
     }
 
-    fn answer(&self, request: Request) -> Response {
+    async fn answer(&mut self, request: Request, sources: &mut Sources) -> Response {
         match request {
             Request::Status => match self.status() {
                 Ok(status) => Response::Status(Box::new(status)),
                 Err(error) => Response::Error(format!("{error:#}")),
             },
             Request::Notify(hint) => self.hinted(&hint),
-            Request::Reload => Response::Error("not yet".to_owned()),
+            Request::Reload => match self.reload(sources).await {
+                Ok(()) => Response::Done,
+                Err(error) => Response::Error(format!("{error:#}")),
+            },
         }
     }
 

@@ -1,6 +1,7 @@
 //! How the daemon comes, and how it goes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::sync::mpsc;
@@ -15,14 +16,56 @@ use crate::control::{Access, Control};
 use crate::datapath::{Datapath, OpenSettings};
 use crate::failover::{Failover, Settings};
 use crate::neighbour;
-use crate::plan::Topology;
-use crate::redis_node::Watchers;
+use crate::plan::{Actual, Topology};
+use crate::redis_node::{self, Watchers};
 use crate::resolve::Resolver;
-use crate::sentinel::Followers;
+use crate::sentinel::{self, Followers};
+
+/// What one configuration brings with it: whoever follows and decides by it. A reload makes all of
+/// it anew, beside the kernel's part, which stays as it is.
+pub(super) struct Parts {
+    pub(super) config: Config,
+    pub(super) topology: Topology,
+    pub(super) failover: Failover,
+    pub(super) knowledge: Knowledge,
+    pub(super) watchers: Watchers,
+    pub(super) followers: Followers,
+}
+
+/// What [`Parts`] report by.
+pub(super) struct Sources {
+    pub(super) sentinels: mpsc::Receiver<sentinel::Report>,
+    pub(super) nodes: mpsc::Receiver<redis_node::Report>,
+}
+
+impl Parts {
+    /// Goes on from what the maps hold, and begins to ask the Sentinels.
+    ///
+    /// # Errors
+    ///
+    /// A password file or a TLS file can't be used.
+    pub(super) fn new(config: Config, actual: &Actual) -> Result<(Self, Sources)> {
+        let topology = Topology::new(&config);
+        let settings = Settings {
+            configured_sentinels: config.sentinel.endpoints.len(),
+            on_sentinel_loss: config.daemon.on_sentinel_loss,
+            masters: topology.masters.len(),
+        };
+        let failover = Failover::new(settings, topology.adopted(actual), Monotonic::now());
+        let (sentinel_reports, sentinels) = mpsc::channel(QUEUE);
+        let (node_reports, nodes) = mpsc::channel(QUEUE);
+        let resolver = Resolver::default();
+        let watchers = Watchers::new(&config.redis, resolver.clone(), node_reports)?;
+        let followers = Followers::spawn(&config, resolver, sentinel_reports)?;
+        let knowledge = Knowledge::new(&config);
+        let parts = Self { config, topology, failover, knowledge, watchers, followers };
+        Ok((parts, Sources { sentinels, nodes }))
+    }
+}
 
 impl Driver {
     /// Checks the host, takes over or makes the datapath, and starts listening to everybody.
-    pub(super) async fn start(config: Config) -> Result<(Self, Inputs)> {
+    pub(super) async fn start(config: Config, file: Option<PathBuf>) -> Result<(Self, Inputs)> {
         let (neighbours, mut network_input) =
             neighbour::spawn().context("cannot read this host's network (rtnetlink)")?;
         let network = network_input.borrow_and_update().clone();
@@ -36,34 +79,23 @@ impl Driver {
         let control =
             Control::listen(&config.daemon.control_socket, Access::Control, ask.clone()).await?;
         let hints = match &config.daemon.notify_socket {
-            Some(path) => Some(Control::listen(path, Access::Hints, ask).await?),
+            Some(path) => Some(Control::listen(path, Access::Hints, ask.clone()).await?),
             None => None,
         };
         if !adopted.interfaces.is_empty() {
             info!(interfaces = ?adopted.interfaces, "taking over from an earlier vipd");
         }
 
-        let topology = Topology::new(&config);
-        let settings = Settings {
-            configured_sentinels: config.sentinel.endpoints.len(),
-            on_sentinel_loss: config.daemon.on_sentinel_loss,
-            masters: topology.masters.len(),
-        };
-        let targets = topology.adopted(&adopted.actual);
-        let failover = Failover::new(settings, targets, Monotonic::now());
-
-        let (sentinel_reports, sentinels) = mpsc::channel(QUEUE);
-        let (node_reports, nodes) = mpsc::channel(QUEUE);
-        let resolver = Resolver::default();
-        let watchers = Watchers::new(&config.redis, resolver.clone(), node_reports)?;
-        let followers = Followers::spawn(&config, resolver, sentinel_reports)?;
+        let (parts, sources) = Parts::new(config, &adopted.actual)?;
+        let Parts { config, topology, failover, knowledge, watchers, followers } = parts;
         let (possession, probes) = Possession::new(&adopted.actual)?;
 
         let kernel = datapath.events()?.context("the kernel's events are taken already")?;
         let mut driver = Self {
-            knowledge: Knowledge::new(&config),
+            config,
             topology,
             failover,
+            knowledge,
             datapath,
             actual: adopted.actual,
             watchers,
@@ -77,9 +109,10 @@ impl Driver {
             reported: BTreeSet::new(),
             detached: BTreeSet::new(),
             host_problems: BTreeSet::new(),
+            file,
+            ask,
             _control: control,
-            _hints: hints,
-            config,
+            hints,
         };
         // The maps say what the interfaces are before the first packet meets the program.
         driver.reconcile();
@@ -96,7 +129,7 @@ impl Driver {
                 "attached"
             );
         }
-        let inputs = Inputs { sentinels, nodes, network: network_input, kernel, probes, questions };
+        let inputs = Inputs { sources, network: network_input, kernel, probes, questions };
         Ok((driver, inputs))
     }
 

@@ -19,8 +19,8 @@ async fn a_refresh_reads_every_sentinel_again_without_waiting_for_the_second() {
         followers.refresh(MasterId(0));
         let mut missing = [true; 2];
         report(&mut reports, "a claim of each", |report| {
-            for sentinel in 0..2 {
-                missing[sentinel] &= claim_of(sentinel)(report).is_none();
+            for (sentinel, missing) in missing.iter_mut().enumerate() {
+                *missing &= claim_of(sentinel)(report).is_none();
             }
             (missing == [false; 2]).then_some(())
         })

@@ -167,6 +167,11 @@ pub fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// The directory of this version's pins.
+pub fn layout() -> String {
+    format!("v{}", vipd_common::maps::LAYOUT)
+}
+
 /// The names in a directory.
 pub fn names(path: &Path) -> Vec<String> {
     let mut names: Vec<_> = std::fs::read_dir(path)

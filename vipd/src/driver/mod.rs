@@ -8,6 +8,7 @@
 
 mod host;
 mod knowledge;
+mod ownership;
 mod possession;
 mod reconcile;
 mod reload;
@@ -36,7 +37,8 @@ use crate::config::Config;
 use crate::control::{Control, Question, Request, Response};
 use crate::datapath::{Datapath, Events};
 use crate::failover::{Command, Event, Failover};
-use crate::model::{NextHop, unmapped_ip};
+use crate::holding::Holding;
+use crate::model::{MasterId, NextHop, unmapped_ip};
 use crate::neighbour::{Neighbours, Network};
 use crate::notify::Hint;
 use crate::plan::{Actual, Problem, Topology};
@@ -98,6 +100,10 @@ struct Driver {
     network: Network,
     next_hops: HashMap<IpAddr, NextHop>,
     possession: Possession,
+    holding: Holding,
+    /// Masters that somebody served before: in mode `host` their VIPs change hands without a
+    /// question.
+    settled: BTreeSet<MasterId>,
     knowledge: Knowledge,
     failovers: VecDeque<FailoverRecord>,
     /// What isn't as it should be, since when.
@@ -132,6 +138,8 @@ impl Driver {
     async fn serve(&mut self, mut inputs: Inputs, mut signals: Signals) -> Result<()> {
         let mut tick = interval(RECONCILE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lease = interval(self.lease_interval());
+        lease.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = pin!(sleep_until(self.deadline()));
             tokio::select! {
@@ -163,11 +171,13 @@ impl Driver {
                     self.look_at_host();
                     self.reconcile();
                 }
+                _ = lease.tick() => self.keep_lease(&mut inputs.sources)?,
                 _ = signals.hangup.recv() => {
                     info!("SIGHUP: reading the configuration again");
                     if let Err(error) = self.reload(&mut inputs.sources).await {
                         error!("nothing was changed: {error:#}");
                     }
+                    lease = interval(self.lease_interval());
                 }
                 _ = signals.terminate.recv() => { info!("SIGTERM: stopping"); return Ok(()); }
                 _ = signals.interrupt.recv() => { info!("SIGINT: stopping"); return Ok(()); }
@@ -223,6 +233,9 @@ impl Driver {
         if let Some(known) = self.failovers.iter_mut().find(|known| known.id == record.id) {
             *known = record;
             return;
+        }
+        if record.from.is_some() {
+            self.settled.insert(record.master);
         }
         if self.failovers.len() >= MAX_FAILOVERS {
             self.failovers.pop_front();

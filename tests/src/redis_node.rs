@@ -1,7 +1,7 @@
 //! One real Redis.
 
 use std::fs;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -53,7 +53,7 @@ impl RedisNode {
         // Bound to every address, so that a node reached by `dsr` serves the VIP as well.
         let mut config = format!(
             "port {REDIS_PORT}\n\
-             bind 0.0.0.0\n\
+             bind * -::*\n\
              protected-mode no\n\
              dir {}\n\
              save \"\"\n\
@@ -94,7 +94,7 @@ impl RedisNode {
 
     /// Where it serves, as Sentinel says it.
     pub fn address(&self) -> SocketAddr {
-        SocketAddrV4::new(self.host.address, REDIS_PORT).into()
+        (self.host.service_address(), REDIS_PORT).into()
     }
 
     /// Tells this start of it from all other Redis processes.

@@ -33,6 +33,7 @@ pub mod options;
 pub mod outcome;
 pub mod process;
 pub mod reaper;
+pub mod recorder;
 pub mod redis_node;
 pub mod scenario;
 pub mod script_recipe;

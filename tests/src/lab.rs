@@ -204,11 +204,19 @@ impl Lab {
         bail!("no majority of the Sentinels agrees on a master")
     }
 
+    /// Waits until the VIP leads to node `node`, as the one says that is to have it then.
+    pub fn wait_taken_over(&self, node: usize) -> Result<()> {
+        match (self.options.mode, self.daemons.get(node)) {
+            (Mode::Host, Some(daemon)) => daemon.wait_serving(self.nodes[node].address()),
+            _ => self.wait_serving(node),
+        }
+    }
+
     /// Waits until a majority of the Sentinels name another master than `old`, that one agrees, and
     /// the VIP leads to it. Returns its number.
     pub fn wait_failed_over(&self, old: usize) -> Result<usize> {
         let new = self.wait_promoted(old)?;
-        self.wait_serving(new)?;
+        self.wait_taken_over(new)?;
         Ok(new)
     }
 

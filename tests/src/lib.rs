@@ -40,6 +40,7 @@ pub mod script_recipe;
 pub mod sentinel;
 pub mod status;
 pub mod wait;
+pub mod witness;
 pub mod writer;
 pub mod xdp_pass;
 

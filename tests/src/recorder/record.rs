@@ -139,11 +139,15 @@ impl Record {
         owners
     }
 
-    /// Who had the VIP at a moment, see [`Self::owners`].
-    pub fn owner_at(&self, moment: Monotonic) -> Option<MacAddr> {
+    /// Answers and questions by hosts that are not the owner, later than `grace` after the owner
+    /// took over; see [`Self::owners`].
+    pub fn strays(&self, grace: Duration) -> Vec<Sighting> {
         let owners = self.owners();
-        let before = owners.partition_point(|&(from, _)| from <= moment);
-        before.checked_sub(1).map(|last| owners[last].1)
+        let is_stray = |it: &&Sighting| {
+            let owner = owner_at(&owners, it.at);
+            owner.is_some_and(|(from, mac)| mac != it.mac && it.at > from + grace)
+        };
+        self.sightings.iter().filter(is_stray).copied().collect()
     }
 
     fn answers(&self) -> impl Iterator<Item = Sighting> {
@@ -159,6 +163,15 @@ impl Record {
         let until = |moment| self.asked.partition_point(|&asked| asked <= moment);
         until(to).saturating_sub(until(from))
     }
+}
+
+/// Who of [`Record::owners`] had the VIP at a moment, and since when.
+pub fn owner_at(
+    owners: &[(Monotonic, MacAddr)],
+    moment: Monotonic,
+) -> Option<(Monotonic, MacAddr)> {
+    let before = owners.partition_point(|&(from, _)| from <= moment);
+    before.checked_sub(1).map(|last| owners[last])
 }
 
 #[cfg(test)]
@@ -239,9 +252,28 @@ mod tests {
         ]);
         let owners = [(Monotonic(1), A), (Monotonic(21), B), (Monotonic(41), A)];
         assert_eq!(record.owners(), owners);
-        assert_eq!(record.owner_at(Monotonic(0)), None);
-        assert_eq!(record.owner_at(Monotonic(20)), Some(A));
-        assert_eq!(record.owner_at(Monotonic(21)), Some(B));
+        assert_eq!(owner_at(&owners, Monotonic(0)), None);
+        assert_eq!(owner_at(&owners, Monotonic(20)), Some(owners[0]));
+        assert_eq!(owner_at(&owners, Monotonic(21)), Some(owners[1]));
+    }
+
+    #[test]
+    fn an_answer_by_another_than_the_owner_is_a_stray_after_the_grace() {
+        let record = record(&[
+            (1, A, Kind::Answer),
+            (21, B, Kind::Announcement),
+            (31, A, Kind::Answer),
+            (41, A, Kind::Question),
+            (51, B, Kind::Answer),
+            (52, A, Kind::DirectAnswer),
+        ]);
+        let strays = |grace| {
+            let strays = record.strays(Duration::from_nanos(grace));
+            strays.iter().map(|stray| stray.at.0).collect::<Vec<_>>()
+        };
+        assert_eq!(strays(0), [31, 41, 52]);
+        assert_eq!(strays(20), [52]);
+        assert_eq!(strays(40), [0; 0]);
     }
 
     #[test]

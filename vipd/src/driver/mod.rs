@@ -12,7 +12,7 @@ mod possession;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ use crate::config::{Config, OnStop};
 use crate::control::{Control, Question, Request, Response};
 use crate::datapath::{Datapath, Events, OpenSettings};
 use crate::failover::{Command, Event, Failover, Settings, Target};
-use crate::model::{MasterId, NextHop};
+use crate::model::{MasterId, NextHop, unmapped_ip};
 use crate::neighbour::{self, Neighbours, Network};
 use crate::plan::{self, Actual, Problem, Step, Topology, Wanted};
 use crate::redis_node::{self, Watchers};
@@ -92,7 +92,7 @@ struct Driver {
     followers: Followers,
     neighbours: Neighbours,
     network: Network,
-    next_hops: HashMap<Ipv4Addr, NextHop>,
+    next_hops: HashMap<IpAddr, NextHop>,
     possession: Possession,
     knowledge: Knowledge,
     failovers: VecDeque<FailoverRecord>,
@@ -136,18 +136,13 @@ impl Driver {
         }
 
         let topology = Topology::new(&config);
-        let settings = Settings {
-            configured_sentinels: config.sentinel.endpoints.len(),
-            on_sentinel_loss: config.daemon.on_sentinel_loss,
-            masters: topology.masters.len(),
-        };
-        let targets = topology.adopted(&adopted.actual);
-        let failover = Failover::new(settings, targets, Monotonic::now());
+        let targets = topology.adopted(&adopted.actual, adopted.lease > Monotonic::now());
+        let failover = Failover::new(&Settings::new(&config), &targets, Monotonic::now());
 
         let (sentinel_reports, sentinels) = mpsc::channel(QUEUE);
         let (node_reports, nodes) = mpsc::channel(QUEUE);
         let resolver = Resolver::default();
-        let watchers = Watchers::new(&config.redis, resolver.clone(), node_reports)?;
+        let watchers = Watchers::new(&config.redis.login, resolver.clone(), node_reports)?;
         let followers = Followers::spawn(&config, resolver, sentinel_reports)?;
         let (possession, probes) = Possession::new(&adopted.actual)?;
 
@@ -322,7 +317,7 @@ impl Driver {
                 }
             }
             KernelEvent::RIVAL => {
-                let vip = Ipv4Addr::from(event.addr);
+                let vip = unmapped_ip(event.addr);
                 let ports = self.ports();
                 // Two interfaces on one link hear each other.
                 let is_own = ports.iter().any(|port| port.mac == event.mac);
@@ -361,22 +356,21 @@ impl Driver {
         for refused in self.watchers.watch(&nodes) {
             warn!(node = %refused, "too many Redis nodes: this one is not watched");
         }
-        self.neighbours.track(nodes.iter().filter_map(|node| match node.ip() {
-            IpAddr::V4(ip) => Some(ip),
-            IpAddr::V6(_) => None,
-        }));
+        self.neighbours.track(nodes.iter().map(SocketAddr::ip));
     }
 
     /// Compares what should be with what is, and takes the steps between them.
     fn reconcile(&mut self) {
         let interfaces = self.interfaces();
         let announceable = self.possession.held().clone();
+        let own = host::own_addresses(&self.config, &self.network);
         let nodes = self.knowledge.nodes(self.failover.desired());
         let wanted = Wanted {
             desired: self.failover.desired(),
             nodes: &nodes,
             next_hops: &self.next_hops,
             interfaces: &interfaces,
+            own: &own,
             may_announce: &announceable,
         };
         let plan = plan::diff(&self.topology, &wanted, &self.actual);
@@ -431,7 +425,7 @@ impl Driver {
 
     /// VIPs that have something to announce are probed for, held, announced, or given up.
     fn possess(&mut self) {
-        let wanted: BTreeSet<Ipv4Addr> = self
+        let wanted: BTreeSet<IpAddr> = self
             .topology
             .services()
             .filter(|(_, service)| {

@@ -16,6 +16,7 @@
 
 mod actual;
 mod backend;
+mod holding;
 mod problem;
 #[cfg(test)]
 mod proptests;
@@ -25,15 +26,14 @@ mod tests;
 mod topology;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use vipd_common::addr::unmapped;
 use vipd_common::maps::{
-    Active, Address, Backend, Confirmed, ForwardMode, Interface, MAX_SERVICES, ServiceKey,
-    ServiceState,
+    Active, Address, Backend, Confirmed, ForwardMode, Interface, MAX_SERVICES, ServiceState,
 };
 
 pub use self::actual::{Actual, Step};
+pub use self::holding::OwnAddresses;
 pub use self::problem::{Problem, Unreachable};
 pub use self::topology::{Service, Topology, Vip};
 
@@ -41,7 +41,8 @@ use self::backend::Route;
 use self::slots::Slots;
 use crate::config::Mode;
 use crate::failover::{Desired, Target};
-use crate::model::NextHop;
+use crate::model::{NextHop, unmapped_ip};
+use crate::netdev::HostAddress;
 
 /// What should be, from every part of the daemon.
 #[derive(Clone, Copy, Debug)]
@@ -52,18 +53,26 @@ pub struct Wanted<'a> {
     /// target may be among them or not.
     pub nodes: &'a [Vec<SocketAddr>],
     /// How each node is reached now. One that isn't there isn't known (yet).
-    pub next_hops: &'a HashMap<Ipv4Addr, NextHop>,
+    pub next_hops: &'a HashMap<IpAddr, NextHop>,
     /// Interfaces the program is attached to, by index.
     pub interfaces: &'a BTreeMap<u32, Interface>,
+    /// The addresses of this host, VIPs that it holds included.
+    pub own: &'a OwnAddresses,
     /// VIPs that nobody else on the link holds (RFC 5227 probe passed).
-    pub may_announce: &'a BTreeSet<Ipv4Addr>,
+    pub may_announce: &'a BTreeSet<IpAddr>,
 }
 
 /// What [`diff`] found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Plan {
+    /// VIPs that become addresses of this host, before the first step: what the program lets pass
+    /// from then on, the stack takes.
+    pub hold: Vec<HostAddress>,
     /// To be applied in this order. Empty if the maps are as they should be.
     pub steps: Vec<Step>,
+    /// VIPs that are no addresses of this host any more, after the last step: nobody is told to
+    /// come here by then.
+    pub release: Vec<HostAddress>,
     /// Why something isn't as it should be, for status; the same ones until they are solved.
     pub problems: Vec<Problem>,
 }
@@ -99,13 +108,19 @@ pub fn diff(topology: &Topology, wanted: &Wanted<'_>, actual: &Actual) -> Plan {
     commit(&mut steps, topology, &lines, actual);
     announce(&mut steps, &addresses, actual);
     clean_up(&mut steps, wanted, &lines, &addresses, actual);
-    Plan { steps, problems }
+    let held = holding::wanted(&lines, topology, wanted);
+    Plan {
+        hold: holding::missing(&held, wanted.own),
+        steps,
+        release: holding::surplus(&held, &lines, topology, wanted.own, actual),
+        problems,
+    }
 }
 
 /// A service that has an index.
 struct Place<'a> {
     route: Route<'a>,
-    key: ServiceKey,
+    key: SocketAddr,
     index: u32,
     /// The master, and its slot's content.
     target: Option<(Target, Result<Backend, Unreachable>)>,
@@ -119,7 +134,7 @@ impl Place<'_> {
     fn without_slot(&self, slots: &Slots) -> impl Iterator<Item = Problem> {
         let target = self.target.and_then(|(target, backend)| Some((target.addr, backend.ok()?)));
         let nodes = target.into_iter().chain(self.replicas.iter().copied());
-        let service = self.route.vip.socket(self.route.service);
+        let service = self.route.vip.key(self.route.service);
         nodes
             .filter(|(_, backend)| slots.of(backend).is_none())
             .map(move |(node, _)| Problem::NoSlot { service, node })
@@ -133,7 +148,7 @@ struct Line<'a> {
 }
 
 /// What a VIP shows to its link: taken away first, given last.
-const SHOWN: u32 = Address::ANNOUNCE | Address::ECHO;
+const SHOWN: u16 = Address::ANNOUNCE | Address::ECHO;
 
 fn place<'a>(
     topology: &'a Topology,
@@ -149,7 +164,7 @@ fn place<'a>(
     for (vip, service) in topology.services() {
         let key = vip.key(service);
         let Some(index) = actual.services.get(&key).copied().or_else(|| free.next()) else {
-            problems.push(Problem::NoIndex { service: vip.socket(service) });
+            problems.push(Problem::NoIndex { service: vip.key(service) });
             continue;
         };
         let route = Route { topology, wanted, vip, service };
@@ -158,7 +173,7 @@ fn place<'a>(
         let mut resolve = |node, master| {
             let backend = route.to(node);
             if let Err(why) = backend {
-                let service = vip.socket(service);
+                let service = vip.key(service);
                 problems.push(Problem::Unreachable { service, node, master, why });
             }
             backend
@@ -187,7 +202,7 @@ fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
     let down = match active.state() {
         ServiceState::Down => active,
         // Slot and generation stay: what comes next depends on which node this was.
-        ServiceState::Up | ServiceState::Parked => {
+        ServiceState::Up | ServiceState::Parked | ServiceState::Group => {
             Active::new(ServiceState::Down, active.slot(), active.generation())
         }
     };
@@ -213,10 +228,10 @@ fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
         }
         Err(
             Unreachable::NextHopUnknown
-            | Unreachable::Ipv6
+            | Unreachable::OtherFamily
             | Unreachable::NotAttached { .. }
-            | Unreachable::DsrThroughRouter { .. }
-            | Unreachable::DsrPort { .. },
+            | Unreachable::ThroughRouter { .. }
+            | Unreachable::Port { .. },
         ) => down,
     }
 }
@@ -227,32 +242,58 @@ fn addresses(
     topology: &Topology,
     wanted: &Wanted<'_>,
     actual: &Actual,
-) -> BTreeMap<Ipv4Addr, Address> {
-    let mut flags: BTreeMap<Ipv4Addr, u32> = topology
-        .vips
-        .iter()
-        .map(|vip| match vip.mode {
-            Mode::Nat => (vip.addr, Address::NAT),
-            Mode::Dsr => (vip.addr, Address::DSR),
-        })
-        .collect();
+) -> BTreeMap<IpAddr, Address> {
+    let mut addresses: BTreeMap<IpAddr, Address> =
+        topology.vips.iter().map(|vip| (vip.addr, bare(vip, lines))).collect();
     for line in lines.iter().filter(|line| line.active.state() == ServiceState::Up) {
-        let vip = line.place.route.vip.addr;
-        let entry = flags.entry(vip).or_default();
-        *entry |= Address::ECHO;
-        if line.place.announce && wanted.may_announce.contains(&vip) {
-            *entry |= Address::ANNOUNCE;
+        let address = addresses.entry(line.place.route.vip.addr).or_default();
+        address.flags |= Address::ECHO;
+        if line.may_announce(wanted) {
+            address.flags |= Address::ANNOUNCE;
         }
     }
     for backend in lines.iter().flat_map(|line| line.backends(actual)) {
         if backend.mode == ForwardMode::Nat as u32 {
-            flags.entry(Ipv4Addr::from(unmapped(backend.source))).or_insert(Address::SOURCE);
+            let source = Address::new(Address::SOURCE);
+            addresses.entry(unmapped_ip(backend.source)).or_insert(source);
         }
     }
-    flags.into_iter().map(|(addr, flags)| (addr, Address { flags })).collect()
+    addresses
+}
+
+/// A VIP that shows nothing.
+fn bare(vip: &Vip, lines: &[Line<'_>]) -> Address {
+    match vip.mode {
+        Mode::Nat => Address::new(Address::NAT),
+        Mode::Dsr => Address::new(Address::DSR),
+        Mode::Real => Address::new(Address::REAL),
+        // All of its services follow one master: any of them decides for the address. It is below
+        // MAX_LINES.
+        Mode::Host => match lines.iter().find(|line| line.place.route.vip.addr == vip.addr) {
+            Some(line) => Address { flags: Address::HOST, service: line.place.index as u16 },
+            // No index was left for it; an address that nothing decides for is nobody's.
+            None => Address::new(Address::REAL),
+        },
+    }
 }
 
 impl Line<'_> {
+    /// Whether its VIP is to be answered for on its account. In mode `host` only the host that has
+    /// the master does.
+    fn may_announce(&self, wanted: &Wanted<'_>) -> bool {
+        let vip = self.place.route.vip;
+        self.active.state() == ServiceState::Up
+            && self.place.announce
+            && wanted.may_announce.contains(&vip.addr)
+            && (vip.mode != Mode::Host || self.is_local())
+    }
+
+    /// Whether its master is on this host.
+    fn is_local(&self) -> bool {
+        let backend = self.place.target.and_then(|(_, backend)| backend.ok());
+        backend.is_some_and(|backend| backend.mode == ForwardMode::Local as u32)
+    }
+
     /// Every backend this service uses now or may use at the next failover.
     fn backends(&self, actual: &Actual) -> impl Iterator<Item = Backend> {
         let target = match self.place.target {
@@ -271,14 +312,14 @@ impl Line<'_> {
 fn withdraw(
     steps: &mut Vec<Step>,
     lines: &[Line<'_>],
-    addresses: &BTreeMap<Ipv4Addr, Address>,
+    addresses: &BTreeMap<IpAddr, Address>,
     actual: &Actual,
 ) {
     for (&addr, present) in &actual.addresses {
         match addresses.get(&addr) {
             Some(wanted) if present.has(SHOWN & !wanted.flags) => {
                 let flags = present.flags & !(SHOWN & !wanted.flags);
-                steps.push(Step::PutAddress { addr, address: Address { flags } });
+                steps.push(Step::PutAddress { addr, address: Address { flags, ..*present } });
             }
             Some(_) => {}
             None if present.has(Address::VIRTUAL) => steps.push(Step::RemoveAddress { addr }),
@@ -295,7 +336,7 @@ fn withdraw(
         let active = actual.active(service);
         match active.state() {
             ServiceState::Down => {}
-            ServiceState::Up | ServiceState::Parked => {
+            ServiceState::Up | ServiceState::Parked | ServiceState::Group => {
                 let active = Active::new(ServiceState::Down, active.slot(), active.generation());
                 steps.push(Step::SetActive { service, active });
             }
@@ -308,7 +349,7 @@ fn prepare(
     steps: &mut Vec<Step>,
     wanted: &Wanted<'_>,
     lines: &[Line<'_>],
-    addresses: &BTreeMap<Ipv4Addr, Address>,
+    addresses: &BTreeMap<IpAddr, Address>,
     slots: &Slots,
     actual: &Actual,
 ) {
@@ -319,10 +360,13 @@ fn prepare(
     }
     for (&addr, wanted) in addresses {
         let present = actual.addresses.get(&addr);
-        if present.is_none_or(|present| (present.flags ^ wanted.flags) & !SHOWN != 0) {
+        let is_other = |present: &Address| {
+            (present.flags ^ wanted.flags) & !SHOWN != 0 || present.service != wanted.service
+        };
+        if present.is_none_or(is_other) {
             let shown = present.map_or(0, |present| present.flags) & SHOWN;
             let flags = wanted.flags & (shown | !SHOWN);
-            steps.push(Step::PutAddress { addr, address: Address { flags } });
+            steps.push(Step::PutAddress { addr, address: Address { flags, ..*wanted } });
         }
     }
     for &(slot, backend) in &slots.writes {
@@ -363,7 +407,7 @@ fn commit(steps: &mut Vec<Step>, topology: &Topology, lines: &[Line<'_>], actual
 }
 
 /// Step 4.
-fn announce(steps: &mut Vec<Step>, addresses: &BTreeMap<Ipv4Addr, Address>, actual: &Actual) {
+fn announce(steps: &mut Vec<Step>, addresses: &BTreeMap<IpAddr, Address>, actual: &Actual) {
     for (&addr, &address) in addresses {
         let shown = actual.addresses.get(&addr).map_or(0, |present| present.flags) & SHOWN;
         if address.has(SHOWN & !shown) {
@@ -377,7 +421,7 @@ fn clean_up(
     steps: &mut Vec<Step>,
     wanted: &Wanted<'_>,
     lines: &[Line<'_>],
-    addresses: &BTreeMap<Ipv4Addr, Address>,
+    addresses: &BTreeMap<IpAddr, Address>,
     actual: &Actual,
 ) {
     for (key, service) in removed(lines, actual) {
@@ -399,8 +443,8 @@ fn clean_up(
 }
 
 /// Services in the maps that are not configured any more, with their indexes.
-fn removed(lines: &[Line<'_>], actual: &Actual) -> Vec<(ServiceKey, u32)> {
-    let configured: BTreeSet<ServiceKey> = lines.iter().map(|line| line.place.key).collect();
+fn removed(lines: &[Line<'_>], actual: &Actual) -> Vec<(SocketAddr, u32)> {
+    let configured: BTreeSet<SocketAddr> = lines.iter().map(|line| line.place.key).collect();
     let services = actual.services.iter().map(|(&key, &index)| (key, index));
     services.filter(|(key, _)| !configured.contains(key)).collect()
 }

@@ -19,6 +19,7 @@ pub mod logging;
 pub mod model;
 pub mod neighbour;
 pub mod netdev;
+pub mod notify;
 pub mod pinned;
 pub mod plan;
 pub mod redis_node;

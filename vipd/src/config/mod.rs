@@ -31,6 +31,8 @@ pub const DEFAULT_CONFIG: &str = "/etc/vipd/vipd.toml";
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/vipd";
 /// See [`Daemon::control_socket`].
 pub const DEFAULT_CONTROL_SOCKET: &str = "/run/vipd/vipd.sock";
+/// Where `notify` also tries when it can't read the configuration; see [`Daemon::notify_socket`].
+pub const DEFAULT_NOTIFY_SOCKET: &str = "/run/vipd/notify.sock";
 
 /// Everything `vipd run` needs to know. Immutable once validated.
 #[derive(Clone, Debug, PartialEq, Deserialize)]

@@ -51,9 +51,30 @@ impl Knowledge {
         }
     }
 
+    /// Goes on from what was heard under another configuration: masters are the same by name,
+    /// Sentinels by endpoint. Each still has to answer anew.
+    pub fn inherit(&mut self, earlier: &Self) {
+        let same = |master: &MasterId| self.names.iter().position(|it| it == earlier.name(*master));
+        for it in self.sentinels.values_mut() {
+            let Some(old) = earlier.sentinels.values().find(|old| old.endpoint == it.endpoint)
+            else {
+                continue;
+            };
+            it.tilt = old.tilt;
+            it.masters = translate(&old.masters, same);
+            it.replicas = translate(&old.replicas, same);
+        }
+        self.nodes.clone_from(&earlier.nodes);
+    }
+
     /// A master's name.
     pub fn name(&self, master: MasterId) -> &str {
         self.names.get(master.0).map_or("?", String::as_str)
+    }
+
+    /// The master of this name.
+    pub fn master(&self, name: &str) -> Option<MasterId> {
+        self.names.iter().position(|known| known == name).map(MasterId)
     }
 
     /// A Sentinel's endpoint.
@@ -153,4 +174,11 @@ impl Knowledge {
             change(it);
         }
     }
+}
+
+fn translate<T: Clone>(
+    old: &BTreeMap<MasterId, T>,
+    same: impl Fn(&MasterId) -> Option<usize>,
+) -> BTreeMap<MasterId, T> {
+    old.iter().filter_map(|(id, value)| Some((MasterId(same(id)?), value.clone()))).collect()
 }

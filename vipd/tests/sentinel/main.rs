@@ -3,6 +3,7 @@
 mod lab;
 mod login;
 mod nodes;
+mod refresh;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

@@ -13,6 +13,7 @@ mod possession;
 mod reconcile;
 mod reload;
 mod report;
+mod self_probe;
 mod start;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -30,6 +31,7 @@ use vipd_common::maps::{Interface, KernelEvent};
 
 use self::knowledge::Knowledge;
 use self::possession::{Possession, Probed};
+use self::self_probe::SelfProbe;
 use self::start::Sources;
 use crate::announce::Port;
 use crate::clock::Monotonic;
@@ -101,6 +103,7 @@ struct Driver {
     next_hops: HashMap<IpAddr, NextHop>,
     possession: Possession,
     holding: Holding,
+    self_probe: SelfProbe,
     /// Masters that somebody served before: in mode `host` their VIPs change hands without a
     /// question.
     settled: BTreeSet<MasterId>,
@@ -130,6 +133,7 @@ struct Inputs {
     network: watch::Receiver<Network>,
     kernel: Events,
     probes: mpsc::Receiver<Probed>,
+    self_probes: mpsc::Receiver<self_probe::Probed>,
     questions: mpsc::Receiver<Question>,
 }
 
@@ -161,6 +165,7 @@ impl Driver {
                     self.possession.probed(probed, Instant::now());
                     self.reconcile();
                 }
+                Some(probed) = inputs.self_probes.recv() => self.self_probe.probed(probed),
                 Some((request, answer)) = inputs.questions.recv() => {
                     let response = self.answer(request, &mut inputs.sources).await;
                     // Whoever asked may be gone.

@@ -1,7 +1,7 @@
 //! Which VIPs are this host's to announce, and which are among its addresses.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tracing::warn;
 
@@ -51,6 +51,15 @@ impl Driver {
     /// Whether this is an address of this host.
     pub(super) fn is_own(&self, ip: IpAddr) -> bool {
         self.network.addresses.iter().any(|own| own.address == ip)
+    }
+
+    /// The services that the local Redis must serve on a VIP of this host.
+    pub(super) fn held_services(&self) -> BTreeSet<SocketAddr> {
+        self.topology
+            .services()
+            .filter(|(vip, _)| vip.mode == Mode::Host && self.is_own(vip.addr))
+            .map(|(vip, service)| vip.key(service))
+            .collect()
     }
 
     /// The interfaces that can send now.

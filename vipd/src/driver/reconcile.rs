@@ -39,6 +39,7 @@ impl Driver {
         }
         let ports = self.running_ports();
         self.possession.update(&claimed, &ports, &self.actual, Instant::now());
+        self.self_probe.update(&self.held_services(), Instant::now());
     }
 
     fn plan(&self) -> Plan {

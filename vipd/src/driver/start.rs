@@ -9,6 +9,7 @@ use tracing::info;
 
 use super::knowledge::Knowledge;
 use super::possession::Possession;
+use super::self_probe::SelfProbe;
 use super::{Driver, Inputs, QUEUE, host};
 use crate::clock::Monotonic;
 use crate::config::{Config, OnStop};
@@ -99,6 +100,7 @@ impl Driver {
         let (parts, sources) = Parts::new(config, &adopted.actual, adopted.lease)?;
         let Parts { config, topology, failover, knowledge, watchers, followers } = parts;
         let (possession, probes) = Possession::new(&adopted.actual)?;
+        let (self_probe, self_probes) = SelfProbe::new();
         let holding = Holding::open(&config.daemon.control_socket)?;
         let settled = settled(&failover);
 
@@ -117,6 +119,7 @@ impl Driver {
             next_hops: HashMap::new(),
             possession,
             holding,
+            self_probe,
             settled,
             failovers: VecDeque::new(),
             problems: BTreeMap::new(),
@@ -146,7 +149,8 @@ impl Driver {
                 "attached"
             );
         }
-        let inputs = Inputs { sources, network: network_input, kernel, probes, questions };
+        let network = network_input;
+        let inputs = Inputs { sources, network, kernel, probes, self_probes, questions };
         Ok((driver, inputs))
     }
 

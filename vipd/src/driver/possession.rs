@@ -131,6 +131,12 @@ impl Possession {
         &self.held
     }
 
+    /// VIPs that are ours without a question: somebody had them before, and Sentinel has decided.
+    pub fn grant(&mut self, vips: BTreeSet<IpAddr>) {
+        self.waiting.retain(|vip, _| !vips.contains(vip));
+        self.held.extend(vips);
+    }
+
     /// Shared VIPs are announced by us until then at the latest; before the first call there is no
     /// limit. To be called whenever the lease in the maps is renewed, or ended.
     pub fn lease(&self, until: Monotonic) {

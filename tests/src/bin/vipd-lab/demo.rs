@@ -46,7 +46,7 @@ fn play(lab: &mut Lab, old: usize, tell: &Narrator) -> Result<Act> {
     tell.step("Starting vipd");
     lab.serve()?;
     tell.done(started.elapsed());
-    let before = lab.daemon.status()?;
+    let before = lab.daemon().status()?;
     tell.who_serves(lab, old, &before);
 
     let traffic = Traffic::start(lab, old)?;
@@ -73,7 +73,7 @@ fn play(lab: &mut Lab, old: usize, tell: &Narrator) -> Result<Act> {
 /// it. A Sentinel that never makes one shall not spoil the story.
 fn complete_failover(lab: &Lab, new: usize) -> Result<Failover> {
     let told = || {
-        let failovers = lab.daemon.status()?.failovers;
+        let failovers = lab.daemon().status()?.failovers;
         Ok(failovers.into_iter().rfind(|it| it.to == lab.nodes[new].address()))
     };
     let complete = wait_for("Sentinel has announced the new master", ANNOUNCED_BY, || {
@@ -187,6 +187,7 @@ impl Narrator {
         let way = match mode {
             Mode::Nat => "nat: vipd's XDP program translates addresses and ports, both ways",
             Mode::Dsr => "dsr: vipd's XDP program steers packets; replies bypass it",
+            Mode::Host => "host: vipd runs on every Redis host, and the master's has the VIP",
         };
         self.line(&format!(
             "A Redis master with two replicas, watched by three Sentinels. The applications know\n\
@@ -205,7 +206,7 @@ impl Narrator {
         for interface in &status.interfaces {
             self.line(&format!(
                 "  vipd   {:<20} process {}, XDP on {} ({})",
-                lab.director.address.to_string(),
+                lab.director().address.to_string(),
                 status.pid,
                 interface.name,
                 interface.xdp_mode

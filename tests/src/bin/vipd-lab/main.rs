@@ -57,6 +57,8 @@ enum ModeName {
     Nat,
     /// Direct server return: replies go straight to the client.
     Dsr,
+    /// vipd on every Redis host: the master's has the VIP.
+    Host,
 }
 
 impl Shape {
@@ -64,6 +66,7 @@ impl Shape {
         let mode = match self.mode {
             ModeName::Nat => Mode::Nat,
             ModeName::Dsr => Mode::Dsr,
+            ModeName::Host => Mode::Host,
         };
         let nics = if self.nics == 2 { Nics::Two } else { Nics::One };
         Options { mode, nics, ..Options::default() }.eager()

@@ -85,8 +85,8 @@ fn directions(lab: &Lab) -> String {
          remove it:       cargo xtask lab down",
         service.ip(),
         service.port(),
-        lab.daemon.config().display(),
-        lab.daemon.log().display(),
+        lab.daemon().config().display(),
+        lab.daemon().log().display(),
     )
 }
 

@@ -19,7 +19,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -80,13 +80,14 @@ pub enum Occupancy {
 /// tokio runtime and CAP_NET_RAW.
 ///
 /// What this host's own XDP program answers isn't heard: it answers others' frames only.
-pub async fn probe(port: Port, vip: Ipv4Addr) -> io::Result<Occupancy> {
+pub async fn probe(port: Port, vip: IpAddr) -> io::Result<Occupancy> {
     probe_beside(port, &[port.mac], vip).await
 }
 
 /// [`probe`] by a host with several interfaces, whose link-layer addresses are `own`: where two of
 /// them are on one link, they hear each other.
-pub async fn probe_beside(port: Port, own: &[MacAddr], vip: Ipv4Addr) -> io::Result<Occupancy> {
+pub async fn probe_beside(port: Port, own: &[MacAddr], vip: IpAddr) -> io::Result<Occupancy> {
+    let vip = by_arp(vip)?;
     // SAFETY: a Socket's descriptor stays open and the same for as long as the AsyncFd owns it.
     let socket = unsafe { AsyncFd::register_with_interest(listen(port)?, Interest::READABLE) }?;
     let frame = frame(port.mac, ArpPacket::probe(port.mac, vip.octets()));
@@ -104,8 +105,8 @@ pub async fn probe_beside(port: Port, own: &[MacAddr], vip: Ipv4Addr) -> io::Res
 #[derive(Debug)]
 pub struct Announcer {
     socket: Arc<Socket>,
-    repeats: HashMap<(u32, Ipv4Addr), JoinHandle<()>>,
-    defended: HashMap<(u32, Ipv4Addr), Instant>,
+    repeats: HashMap<(u32, IpAddr), JoinHandle<()>>,
+    defended: HashMap<(u32, IpAddr), Instant>,
 }
 
 impl Announcer {
@@ -118,7 +119,7 @@ impl Announcer {
 
     /// Tells the link that `vip` is at `port.mac`: at once, in both forms, and again after each of
     /// [`REPEATS`]. Announcing the same address again starts anew. Needs a tokio runtime.
-    pub fn announce(&mut self, port: Port, vip: Ipv4Addr) -> io::Result<()> {
+    pub fn announce(&mut self, port: Port, vip: IpAddr) -> io::Result<()> {
         self.stop(port.ifindex, vip);
         // A failed first one does not end the repeats: the interface may be coming up.
         let first = announce_once(&self.socket, port, vip);
@@ -137,7 +138,7 @@ impl Announcer {
     }
 
     /// Ends the repeats for `vip` on every interface: this node no longer has it.
-    pub fn withdraw(&mut self, vip: Ipv4Addr) {
+    pub fn withdraw(&mut self, vip: IpAddr) {
         self.repeats.retain(|(_, address), task| {
             if *address == vip {
                 task.abort();
@@ -149,7 +150,7 @@ impl Announcer {
 
     /// Answers somebody else's claim of `vip` with one announcement in both forms; whether it was
     /// sent. At most one in [`DEFEND_INTERVAL`] for each VIP and interface.
-    pub fn defend(&mut self, port: Port, vip: Ipv4Addr, now: Instant) -> io::Result<bool> {
+    pub fn defend(&mut self, port: Port, vip: IpAddr, now: Instant) -> io::Result<bool> {
         let key = (port.ifindex, vip);
         let recently = self
             .defended
@@ -162,7 +163,7 @@ impl Announcer {
         announce_once(&self.socket, port, vip).map(|()| true)
     }
 
-    fn stop(&mut self, ifindex: u32, vip: Ipv4Addr) {
+    fn stop(&mut self, ifindex: u32, vip: IpAddr) {
         if let Some(task) = self.repeats.remove(&(ifindex, vip)) {
             task.abort();
         }
@@ -177,8 +178,17 @@ impl Drop for Announcer {
     }
 }
 
+/// ARP knows IPv4 only.
+fn by_arp(vip: IpAddr) -> io::Result<Ipv4Addr> {
+    match vip {
+        IpAddr::V4(vip) => Ok(vip),
+        IpAddr::V6(_) => Err(io::Error::from(io::ErrorKind::Unsupported)),
+    }
+}
+
 /// Both forms, request first.
-fn announce_once(socket: &Socket, port: Port, vip: Ipv4Addr) -> io::Result<()> {
+fn announce_once(socket: &Socket, port: Port, vip: IpAddr) -> io::Result<()> {
+    let vip = by_arp(vip)?;
     for operation in [REQUEST, REPLY] {
         let packet = ArpPacket::announcement(operation, port.mac, vip.octets());
         send(socket, port, &frame(port.mac, packet))?;

@@ -67,7 +67,7 @@ pub struct InlineFlags {
     #[arg(long = "interface", value_name = "IF", value_delimiter = ',')]
     pub interfaces: Vec<String>,
 
-    /// Virtual IPv4 address, with the port clients use (default 6379); may be repeated
+    /// Virtual address, with the port clients use (default 6379; [IPV6]:PORT); may be repeated
     #[arg(long = "vip", value_name = "ADDR[:PORT]", value_delimiter = ',')]
     pub vips: Vec<VipFlag>,
 
@@ -79,7 +79,7 @@ pub struct InlineFlags {
     #[arg(long = "sentinel", value_name = "HOST:PORT", value_delimiter = ',')]
     pub sentinels: Vec<Endpoint>,
 
-    /// How the VIP's traffic is carried: nat (default) or dsr
+    /// How the VIP's traffic is carried: nat (default), dsr, or host (on the Redis hosts)
     #[arg(long, value_name = "MODE")]
     pub mode: Option<Mode>,
 
@@ -332,7 +332,12 @@ mod tests {
         let config = config(ONE).unwrap();
         assert_eq!(config.daemon.interfaces, ["eth1"]);
         assert_eq!(config.sentinel.endpoints.len(), 2);
-        let services = vec![Service { port: 6379, master: "mymaster".into(), backend_port: None }];
+        let services = vec![Service {
+            port: 6379,
+            master: "mymaster".into(),
+            role: crate::config::ServiceRole::Master,
+            backend_port: None,
+        }];
         let address = "198.18.0.250".parse().unwrap();
         let expected = Vip { address, mode: Mode::Nat, source: Source::Auto, services };
         assert_eq!(config.vips, [expected]);
@@ -367,7 +372,7 @@ mod tests {
         assert_eq!(config.daemon.on_sentinel_loss, OnSentinelLoss::Withdraw);
         assert_eq!(config.daemon.on_stop, OnStop::Keep);
         assert_eq!(config.sentinel.login, login("a", "/a"));
-        assert_eq!(config.redis, login("b", "/b"));
+        assert_eq!(config.redis.login, login("b", "/b"));
     }
 
     #[test]
@@ -378,13 +383,11 @@ mod tests {
             ("--vip 198.18.0.250", "--interface is missing"),
             ("--interface e --vip 198.18.0.250 --master m", "--sentinel is missing"),
             ("--interface e --vip 198.18.0.250 --sentinel h:1", "--master is missing"),
-            ("--vip fd98:18::250", "IPv6 VIPs come with a later version"),
-            ("--vip [fd98:18::250]:6379", "IPv6 VIPs come with a later version"),
+            ("--vip [fd98:18::250]6379", "write [ADDRESS]:PORT"),
             ("--vip 198.18.0.250:0", "not a number from 1 to 65535"),
             ("--vip 198.18.0.250:x", "not a number from 1 to 65535"),
-            ("--vip eth0", "is not an IPv4 address"),
+            ("--vip eth0", "is not an IP address"),
             ("--sentinel 198.18.0.101", "the port is missing"),
-            ("--mode host", "this one has \"nat\" and \"dsr\""),
             ("--mode tun", "there are \"nat\" and \"dsr\""),
             ("--redis-password hunter2", "unexpected argument"),
             (

@@ -1,13 +1,13 @@
 //! `vipd status` without a daemon: what is pinned, and forwards on.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Result;
-use vipd_common::addr::unmapped;
 use vipd_common::maps::{Address, ForwardMode, ServiceState as Kernel};
 
 use crate::datapath::{self, Inspection};
+use crate::model::unmapped_ip;
 use crate::status::{Counter, Interface, Service, ServiceState, Status};
 
 /// The status of what is pinned below `pin_dir`, or `None` if nothing is.
@@ -59,20 +59,20 @@ fn services(found: &Inspection) -> Vec<Service> {
     let described = actual.services.iter().map(|(key, &index)| {
         let active = actual.active(index);
         let confirmed = actual.confirmed(index);
-        let address = actual.addresses.get(&key.addr.into());
+        let address = actual.addresses.get(&key.ip());
         let backend = actual.backend(index);
         let up = active.state() == Kernel::Up;
         let is_dsr = backend.is_some_and(|it| it.mode == ForwardMode::Dsr as u32);
         Service {
-            vip: key.addr.into(),
-            port: u16::from_be_bytes(key.port),
+            vip: key.ip(),
+            port: key.port(),
             mode: if is_dsr { "dsr" } else { "nat" }.to_owned(),
             // The name is only in the daemon's configuration.
             master: String::new(),
             state: if up { ServiceState::Pinned } else { ServiceState::Down },
-            backend: backend.filter(|_| up).map(|it| {
-                SocketAddr::new(IpAddr::V4(unmapped(it.addr).into()), u16::from_be_bytes(it.port))
-            }),
+            backend: backend
+                .filter(|_| up)
+                .map(|it| SocketAddr::new(unmapped_ip(it.addr), u16::from_be_bytes(it.port))),
             epoch: (confirmed.valid != 0).then_some(confirmed.epoch),
             generation: active.generation(),
             announcing: address.is_some_and(|address| address.has(Address::ANNOUNCE)),

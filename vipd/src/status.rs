@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,7 +54,7 @@ pub struct Interface {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Service {
     /// The virtual address.
-    pub vip: Ipv4Addr,
+    pub vip: IpAddr,
     /// TCP port on it.
     pub port: u16,
     /// `nat` or `dsr`.
@@ -239,7 +239,8 @@ impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = serde_json::to_value(self.state).ok();
         let state = state.as_ref().and_then(|it| it.as_str()).unwrap_or_default();
-        write!(f, "service {}:{} ({}, {}): {state}", self.vip, self.port, self.mode, self.master)?;
+        let socket = SocketAddr::new(self.vip, self.port);
+        write!(f, "service {socket} ({}, {}): {state}", self.mode, self.master)?;
         if let Some(backend) = self.backend {
             write!(f, ", master {backend}")?;
         }

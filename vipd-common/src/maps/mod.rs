@@ -96,8 +96,12 @@ impl Address {
     /// An address of this host that NAT uses as a source: backends reply to it. What is not a
     /// reply to a flow passes to the host's stack.
     pub const SOURCE: u32 = 1 << 4;
-    /// Either virtual mode.
-    pub const VIRTUAL: u32 = Self::NAT | Self::DSR;
+    /// A virtual address in mode `host`.
+    pub const HOST: u32 = 1 << 5;
+    /// A virtual address in mode `real`.
+    pub const REAL: u32 = 1 << 6;
+    /// Any virtual mode.
+    pub const VIRTUAL: u32 = Self::NAT | Self::DSR | Self::HOST | Self::REAL;
 
     /// Whether any of `flags` is set.
     #[inline(always)]
@@ -185,6 +189,10 @@ pub enum ForwardMode {
     Nat = 1,
     /// Link-layer addresses only.
     Dsr = 2,
+    /// Mode `host`: the node is this host.
+    Local = 3,
+    /// Mode `host`: to the owner's link-layer address.
+    Stray = 4,
 }
 
 /// Value of [`BACKENDS`]: everything needed to send a packet to one Redis node for one service.

@@ -424,7 +424,7 @@ fn faults_of_the_way_to_a_node() {
 #[test]
 fn faults_of_dsr() {
     let dsr = ("\"nat\"", "\"dsr\"");
-    table(&config(&[dsr]), &[(|_| {}, Fail, "it listens on port 8000, and mode \"dsr\"")]);
+    table(&config(&[dsr]), &[(|_| {}, Fail, "it listens on port 8000, and this VIP's mode")]);
     table(
         &config(&[dsr, ("port = 6379", "port = 8000")]),
         &[
@@ -469,6 +469,7 @@ fn an_unresolved_preview_has_no_source() {
         &[vec![node(102)]],
         &HashMap::new(),
         &BTreeMap::new(),
+        &OwnAddresses::default(),
     );
     assert!(preview.sources.is_empty());
     assert_eq!(preview.problems.len(), 1, "{preview:?}");

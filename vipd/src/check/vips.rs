@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -23,7 +23,7 @@ const PROBING: Duration = Duration::from_secs(10);
 /// One question to the link.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Probe {
-    pub(super) vip: Ipv4Addr,
+    pub(super) vip: IpAddr,
     pub(super) interface: String,
     /// Or why the link could not be asked.
     pub(super) outcome: Result<Occupancy, String>,
@@ -48,11 +48,11 @@ pub(super) struct Situation<'a> {
 }
 
 /// Asks the link for each VIP on each port.
-pub(super) async fn probe(vips: &[Ipv4Addr], ports: &[(String, Port)]) -> Vec<Probe> {
+pub(super) async fn probe(vips: &[IpAddr], ports: &[(String, Port)]) -> Vec<Probe> {
     let deadline = Instant::now() + PROBING;
     let questions: Vec<_> =
         vips.iter().flat_map(|vip| ports.iter().map(move |port| (*vip, port))).collect();
-    let ask = |(vip, (interface, port)): (Ipv4Addr, &(String, Port))| {
+    let ask = |(vip, (interface, port)): (IpAddr, &(String, Port))| {
         let (interface, port) = (interface.clone(), *port);
         async move {
             let outcome = match timeout_at(deadline, announce::probe(port, vip)).await {
@@ -137,9 +137,15 @@ fn not_on_link(subject: &str, situation: &Situation<'_>) -> Option<Finding> {
     ))
 }
 
-fn contains(network: Ipv4Addr, prefix: u8, address: Ipv4Addr) -> bool {
-    let mask = u32::MAX.checked_shl(32_u32.saturating_sub(prefix.into())).unwrap_or(0);
-    (network.to_bits() ^ address.to_bits()) & mask == 0
+/// Whether they agree in the first `prefix` bits, and in the family.
+fn contains(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
+    // Aligned to the left, so that a prefix length means the same in both families.
+    let (difference, bits) = match (network, address) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(a.to_bits() ^ b.to_bits()) << 96, 32),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits(), 128),
+        _ => return false,
+    };
+    difference.leading_zeros() >= u32::from(prefix).min(bits)
 }
 
 /// The kernel's choice of ports for this host's own connections.
@@ -174,7 +180,7 @@ impl LocalPorts {
 
 /// Judges NAT's source addresses other than the VIPs themselves, and the ports used with them.
 pub(super) fn judge_sources(
-    sources: &BTreeSet<Ipv4Addr>,
+    sources: &BTreeSet<IpAddr>,
     host: &[HostAddress],
     nat: PortRange,
     local: &LocalPorts,
@@ -188,7 +194,7 @@ pub(super) fn judge_sources(
         })
         .collect();
     let PortRange { first, last } = nat;
-    let list: Vec<_> = sources.iter().map(Ipv4Addr::to_string).collect();
+    let list: Vec<_> = sources.iter().map(IpAddr::to_string).collect();
     match (list.is_empty(), local.shared(nat)) {
         // From the VIP itself, which no socket of this host has.
         (true, _) => {}
@@ -232,16 +238,17 @@ mod tests {
     use super::super::report::Severity::{self, Fail, Ok as Good, Warn};
     use super::*;
     use crate::config::{Mode, Source};
+    use std::net::Ipv4Addr;
 
-    const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 250);
-    const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 50);
+    const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 250));
+    const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 50));
     const RIVAL: MacAddr = MacAddr([2, 0, 0, 0, 0, 66]);
 
     fn vip(mode: Mode) -> Vip {
         Vip { address: VIP, mode, source: Source::Auto, services: Vec::new() }
     }
 
-    fn own(address: Ipv4Addr, prefix: u8) -> HostAddress {
+    fn own(address: IpAddr, prefix: u8) -> HostAddress {
         HostAddress { address, prefix, ifindex: 2 }
     }
 
@@ -305,9 +312,20 @@ mod tests {
 
     #[test]
     fn a_prefix_contains_its_addresses() {
-        assert!(contains(HOST, 24, VIP));
-        assert!(!contains(HOST, 32, VIP));
-        assert!(contains(HOST, 0, VIP));
-        assert!(!contains([198, 18, 1, 50].into(), 24, VIP));
+        let ip = |text: &str| text.parse::<IpAddr>().expect(text);
+        for (network, prefix, address, inside) in [
+            ("198.18.0.50", 24, "198.18.0.250", true),
+            ("198.18.0.50", 32, "198.18.0.250", false),
+            ("198.18.0.50", 32, "198.18.0.50", true),
+            ("198.18.0.50", 0, "203.0.113.1", true),
+            ("198.18.1.50", 24, "198.18.0.250", false),
+            ("fd98:18::50", 64, "fd98:18::250", true),
+            ("fd98:18::50", 128, "fd98:18::250", false),
+            ("fd98:19::50", 64, "fd98:18::250", false),
+            ("0.0.0.0", 0, "fd98:18::250", false),
+            ("::", 0, "198.18.0.250", false),
+        ] {
+            assert_eq!(contains(ip(network), prefix, ip(address)), inside, "{network}/{prefix}");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Typed access to the maps that the daemon reads and writes.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use aya::maps::xdp::{DevMapHash, XdpMapError};
@@ -72,18 +72,20 @@ impl Tables {
             Step::RemoveInterface { ifindex } => self.remove_interface(ifindex),
             Step::PutAddress { addr, address } => self
                 .addresses
-                .insert(addr.octets(), address)
+                .insert(v4(addr)?, address)
                 .map_err(|e| DatapathError::map(format!("write {addr} to {}", maps::VIPS), e)),
             Step::RemoveAddress { addr } => {
                 let what = || format!("remove {addr} from {}", maps::VIPS);
-                removed(self.addresses.remove(&addr.octets()), what)
+                removed(self.addresses.remove(&v4(addr)?), what)
             }
             Step::PutService { key, index } => self
                 .services
-                .insert(key, index)
+                .insert(service_key(key)?, index)
                 .map_err(|e| DatapathError::map(format!("write {}", show(key)), e)),
             Step::RemoveService { key } => {
-                removed(self.services.remove(&key), || format!("remove {}", show(key)))
+                removed(self.services.remove(&service_key(key)?), || {
+                    format!("remove {}", show(key))
+                })
             }
             Step::WriteSlot { slot, backend } => {
                 set(&mut self.backends, maps::BACKENDS, slot.into(), backend)
@@ -136,10 +138,12 @@ impl Tables {
             }
         }
         for entry in self.addresses.entries().map_err(|e| unreadable(maps::VIPS, e))? {
-            actual.addresses.insert(Ipv4Addr::from(entry.key()), entry.value());
+            actual.addresses.insert(Ipv4Addr::from(entry.key()).into(), entry.value());
         }
         for entry in self.services.entries().map_err(|e| unreadable(maps::SERVICES, e))? {
-            actual.services.insert(entry.key(), entry.value());
+            let key = entry.key();
+            let socket = SocketAddr::from((key.addr, u16::from_be_bytes(key.port)));
+            actual.services.insert(socket, entry.value());
         }
         for (slot, backend) in (0..).zip(self.backends.iter()) {
             let backend = backend.map_err(|e| unreadable(maps::BACKENDS, e))?;
@@ -215,6 +219,17 @@ fn unreadable(map: &str, error: MapError) -> DatapathError {
     DatapathError::map(format!("read {map}"), error)
 }
 
-fn show(key: ServiceKey) -> String {
-    format!("{}:{} in {}", Ipv4Addr::from(key.addr), u16::from_be_bytes(key.port), maps::SERVICES)
+fn service_key(key: SocketAddr) -> Result<ServiceKey, DatapathError> {
+    Ok(ServiceKey::new(v4(key.ip())?, key.port().to_be_bytes()))
+}
+
+fn v4(addr: IpAddr) -> Result<[u8; 4], DatapathError> {
+    match addr {
+        IpAddr::V4(v4) => Ok(v4.octets()),
+        IpAddr::V6(v6) => Err(DatapathError::Object(format!("it has no table for {v6}"))),
+    }
+}
+
+fn show(key: SocketAddr) -> String {
+    format!("{key} in {}", maps::SERVICES)
 }

@@ -15,7 +15,7 @@ mod report;
 mod start;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
@@ -96,7 +96,7 @@ struct Driver {
     followers: Followers,
     neighbours: Neighbours,
     network: Network,
-    next_hops: HashMap<Ipv4Addr, NextHop>,
+    next_hops: HashMap<IpAddr, NextHop>,
     possession: Possession,
     knowledge: Knowledge,
     failovers: VecDeque<FailoverRecord>,
@@ -244,7 +244,7 @@ impl Driver {
                 }
             }
             KernelEvent::RIVAL => {
-                let vip = Ipv4Addr::from(event.addr);
+                let vip = IpAddr::from(event.addr);
                 let ports = self.ports();
                 // Two interfaces on one link hear each other.
                 let is_own = ports.iter().any(|port| port.mac == event.mac);
@@ -283,10 +283,7 @@ impl Driver {
         for refused in self.watchers.watch(&nodes) {
             warn!(node = %refused, "too many Redis nodes: this one is not watched");
         }
-        self.neighbours.track(nodes.iter().filter_map(|node| match node.ip() {
-            IpAddr::V4(ip) => Some(ip),
-            IpAddr::V6(_) => None,
-        }));
+        self.neighbours.track(nodes.iter().map(SocketAddr::ip));
     }
 
     /// The attached interfaces, as they are now.

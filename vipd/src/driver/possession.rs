@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -22,16 +22,16 @@ const RETRY: Duration = Duration::from_secs(3);
 const MAX_RIVALS: usize = 16;
 
 /// What a probe found.
-pub type Probed = (Ipv4Addr, io::Result<Occupancy>);
+pub type Probed = (IpAddr, io::Result<Occupancy>);
 
 /// The VIPs, and our claims to them.
 #[derive(Debug)]
 pub struct Possession {
-    held: BTreeSet<Ipv4Addr>,
-    waiting: BTreeMap<Ipv4Addr, Waiting>,
+    held: BTreeSet<IpAddr>,
+    waiting: BTreeMap<IpAddr, Waiting>,
     /// Announced by gratuitous ARP: which VIP, and by which interface with which address.
-    announced: HashSet<(Port, Ipv4Addr)>,
-    rivals: BTreeMap<(Ipv4Addr, MacAddr), u64>,
+    announced: HashSet<(Port, IpAddr)>,
+    rivals: BTreeMap<(IpAddr, MacAddr), u64>,
     announcer: Announcer,
     probes: mpsc::Sender<Probed>,
 }
@@ -70,7 +70,7 @@ impl Possession {
     }
 
     /// VIPs that may be announced.
-    pub fn held(&self) -> &BTreeSet<Ipv4Addr> {
+    pub fn held(&self) -> &BTreeSet<IpAddr> {
         &self.held
     }
 
@@ -79,7 +79,7 @@ impl Possession {
     /// comes (back) up or changes its address is announced on anew.
     pub fn update(
         &mut self,
-        wanted: &BTreeSet<Ipv4Addr>,
+        wanted: &BTreeSet<IpAddr>,
         ports: &[Port],
         actual: &Actual,
         now: Instant,
@@ -125,7 +125,7 @@ impl Possession {
 
     /// Somebody else's ARP claims a VIP: defended, if it is ours, at a bounded rate. One that is not
     /// announced now is no longer held: before the next time the link is asked who has it.
-    pub fn rival(&mut self, vip: Ipv4Addr, mac: MacAddr, port: Port, now: Instant) {
+    pub fn rival(&mut self, vip: IpAddr, mac: MacAddr, port: Port, now: Instant) {
         warn!(%vip, rival = %mac, "another host claims the VIP");
         if self.rivals.len() >= MAX_RIVALS && !self.rivals.contains_key(&(vip, mac)) {
             self.rivals.pop_first();
@@ -155,13 +155,13 @@ impl Possession {
 
     /// Gratuitous ARP follows what the maps answer, so that nobody is sent to a closed door.
     fn announce(&mut self, ports: &[Port], actual: &Actual) {
-        let answered: Vec<Ipv4Addr> = actual
+        let answered: Vec<IpAddr> = actual
             .addresses
             .iter()
             .filter(|(_, address)| address.has(Address::ANNOUNCE))
             .map(|(vip, _)| *vip)
             .collect();
-        let now: HashSet<(Port, Ipv4Addr)> =
+        let now: HashSet<(Port, IpAddr)> =
             ports.iter().flat_map(|port| answered.iter().map(|vip| (*port, *vip))).collect();
         for (port, vip) in now.difference(&self.announced) {
             info!(%vip, mac = %port.mac, "announced");
@@ -180,7 +180,7 @@ impl Possession {
 }
 
 /// Asks on every interface at once.
-async fn probe(vip: Ipv4Addr, ports: Vec<Port>, probes: mpsc::Sender<Probed>) {
+async fn probe(vip: IpAddr, ports: Vec<Port>, probes: mpsc::Sender<Probed>) {
     let own: Vec<MacAddr> = ports.iter().map(|port| port.mac).collect();
     let asked = ports.iter().map(|port| announce::probe_beside(*port, &own, vip));
     let mut outcome = Ok(Occupancy::Free);

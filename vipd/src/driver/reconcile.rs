@@ -1,14 +1,14 @@
 //! Bringing the kernel in line with what the core wants.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 use vipd_common::maps::ServiceState;
 
-use super::Driver;
+use super::{Driver, host};
 use crate::announce::Port;
 use crate::clock::Monotonic;
 use crate::failover::{Event, Target};
@@ -23,12 +23,14 @@ impl Driver {
     pub(super) fn reconcile(&mut self) {
         let interfaces = self.interfaces();
         let announceable = self.possession.held().clone();
+        let own = host::own_addresses(&self.config, &self.network);
         let nodes = self.knowledge.nodes(self.failover.desired());
         let wanted = Wanted {
             desired: self.failover.desired(),
             nodes: &nodes,
             next_hops: &self.next_hops,
             interfaces: &interfaces,
+            own: &own,
             may_announce: &announceable,
         };
         let plan = plan::diff(&self.topology, &wanted, &self.actual);
@@ -83,7 +85,7 @@ impl Driver {
 
     /// VIPs that have something to announce are probed for, held, announced, or given up.
     fn possess(&mut self) {
-        let wanted: BTreeSet<Ipv4Addr> = self
+        let wanted: BTreeSet<IpAddr> = self
             .topology
             .services()
             .filter(|(_, service)| {

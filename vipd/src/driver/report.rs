@@ -1,17 +1,16 @@
 //! From what others report to the core's events, and from what the daemon holds to its status.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
 use tracing::{info, warn};
-use vipd_common::addr::unmapped;
 use vipd_common::maps::{Address, ServiceState as Kernel};
 
 use super::Driver;
 use crate::clock::Monotonic;
-use crate::config::Mode;
 use crate::failover::{Event, Role, State, Target};
+use crate::model::unmapped_ip;
 use crate::plan::{Service, Vip};
 use crate::redis_node;
 use crate::sentinel::{self, Report};
@@ -120,9 +119,7 @@ impl Driver {
         let backend = index
             .filter(|_| active.state() != Kernel::Down)
             .and_then(|index| self.actual.backend(index))
-            .map(|it| {
-                SocketAddr::new(IpAddr::V4(unmapped(it.addr).into()), u16::from_be_bytes(it.port))
-            });
+            .map(|it| SocketAddr::new(unmapped_ip(it.addr), u16::from_be_bytes(it.port)));
         let desired = self.failover.desired().get(service.master.0);
         let state = match desired.map(|desired| desired.state) {
             None | Some(State::Learning) => ServiceState::Learning,
@@ -135,11 +132,7 @@ impl Driver {
         status::Service {
             vip: vip.addr,
             port: service.port,
-            mode: match vip.mode {
-                Mode::Nat => "nat",
-                Mode::Dsr => "dsr",
-            }
-            .to_owned(),
+            mode: vip.mode.name().to_owned(),
             master: self.knowledge.name(service.master).to_owned(),
             state,
             backend,
@@ -156,7 +149,7 @@ impl Driver {
     ) -> impl Iterator<Item = status::Failover> + 'a {
         let services = self.topology.services();
         services.filter(|(_, it)| it.master == record.master).map(|(vip, it)| status::Failover {
-            service: vip.socket(it).to_string(),
+            service: vip.key(it).to_string(),
             master: self.knowledge.name(record.master).to_owned(),
             from: record.from,
             to: record.to,
@@ -181,16 +174,13 @@ impl Driver {
                     }
                     Some(Err(error)) => (None, Some(error.to_string())),
                 };
-                let next_hop = match addr.ip() {
-                    IpAddr::V4(ip) => match self.network.next_hops.get(&ip) {
-                        Some(Ok(hop)) => Some(hop.mac.to_string()),
-                        Some(Err(why)) => {
-                            note = note.or_else(|| Some(why.to_string()));
-                            None
-                        }
-                        None => None,
-                    },
-                    IpAddr::V6(_) => None,
+                let next_hop = match self.network.next_hops.get(&addr.ip()) {
+                    Some(Ok(hop)) => Some(hop.mac.to_string()),
+                    Some(Err(why)) => {
+                        note = note.or_else(|| Some(why.to_string()));
+                        None
+                    }
+                    None => None,
                 };
                 status::Node { addr, role: role.map(str::to_owned), note, next_hop }
             })

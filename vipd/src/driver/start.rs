@@ -46,16 +46,12 @@ impl Parts {
     /// A password file or a TLS file can't be used.
     pub(super) fn new(config: Config, actual: &Actual) -> Result<(Self, Sources)> {
         let topology = Topology::new(&config);
-        let settings = Settings {
-            configured_sentinels: config.sentinel.endpoints.len(),
-            on_sentinel_loss: config.daemon.on_sentinel_loss,
-            masters: topology.masters.len(),
-        };
-        let failover = Failover::new(settings, topology.adopted(actual), Monotonic::now());
+        let targets = topology.adopted(actual, true);
+        let failover = Failover::new(&Settings::new(&config), &targets, Monotonic::now());
         let (sentinel_reports, sentinels) = mpsc::channel(QUEUE);
         let (node_reports, nodes) = mpsc::channel(QUEUE);
         let resolver = Resolver::default();
-        let watchers = Watchers::new(&config.redis, resolver.clone(), node_reports)?;
+        let watchers = Watchers::new(&config.redis.login, resolver.clone(), node_reports)?;
         let followers = Followers::spawn(&config, resolver, sentinel_reports)?;
         let knowledge = Knowledge::new(&config);
         let parts = Self { config, topology, failover, knowledge, watchers, followers };

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -40,7 +40,7 @@ const COALESCE: Duration = Duration::from_millis(5);
 pub const MAX_NODES: usize = 1_024;
 
 /// Each followed node's next hop, or why it has none.
-pub type NextHops = HashMap<Ipv4Addr, Result<NextHop, Unreachable>>;
+pub type NextHops = HashMap<IpAddr, Result<NextHop, Unreachable>>;
 
 /// What the thread publishes: the network as the daemon needs to know it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -49,7 +49,7 @@ pub struct Network {
     pub next_hops: NextHops,
     /// Nodes whose next hop stopped answering ARP (NUD_FAILED). Their entry in `next_hops` keeps
     /// the last known address: a host that reboots comes back with it.
-    pub silent: BTreeSet<Ipv4Addr>,
+    pub silent: BTreeSet<IpAddr>,
     /// Every interface, by index: link up and down, MAC and XDP program changes show here.
     pub links: BTreeMap<u32, Link>,
     /// Every IPv4 address of this host.
@@ -85,7 +85,7 @@ pub enum Unreachable {
     #[error("no answer to ARP for {next_hop} on {interface}")]
     Unresolved {
         /// The node itself, or the router towards it.
-        next_hop: Ipv4Addr,
+        next_hop: IpAddr,
         /// The interface.
         interface: String,
     },
@@ -103,7 +103,7 @@ pub struct Neighbours {
 
 #[derive(Debug, Default)]
 struct Wanted {
-    nodes: BTreeSet<Ipv4Addr>,
+    nodes: BTreeSet<IpAddr>,
     stop: bool,
 }
 
@@ -126,7 +126,7 @@ pub fn spawn() -> io::Result<(Neighbours, watch::Receiver<Network>)> {
 impl Neighbours {
     /// Follow exactly these nodes from now on (the first [`MAX_NODES`] of them). Takes effect at
     /// once; never blocks.
-    pub fn track(&self, nodes: impl IntoIterator<Item = Ipv4Addr>) {
+    pub fn track(&self, nodes: impl IntoIterator<Item = IpAddr>) {
         let mut nodes: BTreeSet<_> = nodes.into_iter().collect();
         if nodes.len() > MAX_NODES {
             warn!(nodes = nodes.len(), limit = MAX_NODES, "too many Redis nodes to follow");

@@ -4,7 +4,7 @@
 //! `nsenter --net` /sys still shows the other namespace's interfaces.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use aya::programs::loaded_programs;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
@@ -117,7 +117,7 @@ pub struct Facts {
     /// stack with checksums that nobody completes; on a real NIC it is harmless.
     pub tx_checksum: Option<bool>,
     /// Its IPv4 addresses with prefix lengths.
-    pub addresses: Vec<(Ipv4Addr, u8)>,
+    pub addresses: Vec<(IpAddr, u8)>,
 }
 
 /// The XDP mode an attachment would get, judged without trying.
@@ -163,7 +163,7 @@ impl Facts {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HostAddress {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Prefix length.
     pub prefix: u8,
     /// The interface it is on.
@@ -233,7 +233,7 @@ pub fn host_addresses() -> Result<Vec<HostAddress>, NetdevError> {
 
 /// The interface that holds `vip` as an address of this host, if one does. In modes `nat` and
 /// `dsr` none may: the kernel would answer for it, and the stack would take its packets.
-pub fn interface_holding(vip: Ipv4Addr) -> Result<Option<String>, NetdevError> {
+pub fn interface_holding(vip: IpAddr) -> Result<Option<String>, NetdevError> {
     let Some(holder) = host_addresses()?.into_iter().find(|host| host.address == vip) else {
         return Ok(None);
     };
@@ -252,6 +252,22 @@ pub fn program_name(id: u32) -> Option<String> {
 
 fn route_socket() -> Result<Netlink, NetdevError> {
     Netlink::route().map_err(|source| NetdevError::Netlink { what: "links", source })
+}
+
+/// Bits of an address of this one's family.
+pub(crate) const fn bits(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+/// An address's family, as rtnetlink names it.
+pub(crate) const fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
 }
 
 /// Every interface, over an open socket.
@@ -277,17 +293,13 @@ pub(crate) fn read_addresses(netlink: &mut Netlink) -> io::Result<Vec<HostAddres
 
 fn parse_address(answer: RouteNetlinkMessage) -> Option<HostAddress> {
     let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
-    let v4 = |ip: &std::net::IpAddr| match ip {
-        std::net::IpAddr::V4(v4) => Some(*v4),
-        std::net::IpAddr::V6(_) => None,
-    };
     // On a point-to-point link IFA_ADDRESS is the peer; IFA_LOCAL is ours wherever it is given.
     let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(ip) => v4(ip),
+        AddressAttribute::Local(ip) => Some(*ip),
         _ => None,
     });
     let address = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Address(ip) => v4(ip),
+        AddressAttribute::Address(ip) => Some(*ip),
         _ => None,
     });
     Some(HostAddress {

@@ -1,9 +1,9 @@
 //! What the maps hold, and the only ways to change it.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 
-use vipd_common::maps::{Active, Address, Backend, Confirmed, Interface, ServiceKey, ServiceState};
+use vipd_common::maps::{Active, Address, Backend, Confirmed, Interface, ServiceState};
 
 /// One write to one map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,26 +23,26 @@ pub enum Step {
     /// VIPS.
     PutAddress {
         /// The VIP, or an address of this host that NAT uses.
-        addr: Ipv4Addr,
+        addr: IpAddr,
         /// What is written.
         address: Address,
     },
     /// VIPS.
     RemoveAddress {
         /// Which one.
-        addr: Ipv4Addr,
+        addr: IpAddr,
     },
     /// SERVICES.
     PutService {
         /// VIP and port.
-        key: ServiceKey,
+        key: SocketAddr,
         /// Index into ACTIVE and CONFIRMED.
         index: u32,
     },
     /// SERVICES.
     RemoveService {
         /// VIP and port.
-        key: ServiceKey,
+        key: SocketAddr,
     },
     /// BACKENDS. Never one that ACTIVE names.
     WriteSlot {
@@ -73,9 +73,9 @@ pub struct Actual {
     /// INTERFACES.
     pub interfaces: BTreeMap<u32, Interface>,
     /// VIPS.
-    pub addresses: BTreeMap<Ipv4Addr, Address>,
+    pub addresses: BTreeMap<IpAddr, Address>,
     /// SERVICES.
-    pub services: BTreeMap<ServiceKey, u32>,
+    pub services: BTreeMap<SocketAddr, u32>,
     /// BACKENDS, without the empty ones.
     pub slots: BTreeMap<u16, Backend>,
     /// ACTIVE. What isn't there is an array's initial value, [`Active::default`].

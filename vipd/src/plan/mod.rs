@@ -16,6 +16,7 @@
 
 mod actual;
 mod backend;
+mod holding;
 mod problem;
 #[cfg(test)]
 mod proptests;
@@ -25,15 +26,14 @@ mod tests;
 mod topology;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use vipd_common::addr::unmapped;
 use vipd_common::maps::{
-    Active, Address, Backend, Confirmed, ForwardMode, Interface, MAX_SERVICES, ServiceKey,
-    ServiceState,
+    Active, Address, Backend, Confirmed, ForwardMode, Interface, MAX_SERVICES, ServiceState,
 };
 
 pub use self::actual::{Actual, Step};
+pub use self::holding::OwnAddresses;
 pub use self::problem::{Problem, Unreachable};
 pub use self::topology::{Service, Topology, Vip};
 
@@ -41,7 +41,8 @@ use self::backend::Route;
 use self::slots::Slots;
 use crate::config::Mode;
 use crate::failover::{Desired, Target};
-use crate::model::NextHop;
+use crate::model::{NextHop, unmapped_ip};
+use crate::netdev::HostAddress;
 
 /// What should be, from every part of the daemon.
 #[derive(Clone, Copy, Debug)]
@@ -52,18 +53,26 @@ pub struct Wanted<'a> {
     /// target may be among them or not.
     pub nodes: &'a [Vec<SocketAddr>],
     /// How each node is reached now. One that isn't there isn't known (yet).
-    pub next_hops: &'a HashMap<Ipv4Addr, NextHop>,
+    pub next_hops: &'a HashMap<IpAddr, NextHop>,
     /// Interfaces the program is attached to, by index.
     pub interfaces: &'a BTreeMap<u32, Interface>,
+    /// The addresses of this host, VIPs that it holds included.
+    pub own: &'a OwnAddresses,
     /// VIPs that nobody else on the link holds (RFC 5227 probe passed).
-    pub may_announce: &'a BTreeSet<Ipv4Addr>,
+    pub may_announce: &'a BTreeSet<IpAddr>,
 }
 
 /// What [`diff`] found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Plan {
+    /// VIPs that become addresses of this host, before the first step: what the program lets pass
+    /// from then on, the stack takes.
+    pub hold: Vec<HostAddress>,
     /// To be applied in this order. Empty if the maps are as they should be.
     pub steps: Vec<Step>,
+    /// VIPs that are no addresses of this host any more, after the last step: nobody is told to
+    /// come here by then.
+    pub release: Vec<HostAddress>,
     /// Why something isn't as it should be, for status; the same ones until they are solved.
     pub problems: Vec<Problem>,
 }
@@ -99,13 +108,19 @@ pub fn diff(topology: &Topology, wanted: &Wanted<'_>, actual: &Actual) -> Plan {
     commit(&mut steps, topology, &lines, actual);
     announce(&mut steps, &addresses, actual);
     clean_up(&mut steps, wanted, &lines, &addresses, actual);
-    Plan { steps, problems }
+    let held = holding::wanted(&lines, topology, wanted);
+    Plan {
+        hold: holding::missing(&held, wanted.own),
+        steps,
+        release: holding::surplus(&held, &lines, topology, wanted.own, actual),
+        problems,
+    }
 }
 
 /// A service that has an index.
 struct Place<'a> {
     route: Route<'a>,
-    key: ServiceKey,
+    key: SocketAddr,
     index: u32,
     /// The master, and its slot's content.
     target: Option<(Target, Result<Backend, Unreachable>)>,
@@ -119,7 +134,7 @@ impl Place<'_> {
     fn without_slot(&self, slots: &Slots) -> impl Iterator<Item = Problem> {
         let target = self.target.and_then(|(target, backend)| Some((target.addr, backend.ok()?)));
         let nodes = target.into_iter().chain(self.replicas.iter().copied());
-        let service = self.route.vip.socket(self.route.service);
+        let service = self.route.vip.key(self.route.service);
         nodes
             .filter(|(_, backend)| slots.of(backend).is_none())
             .map(move |(node, _)| Problem::NoSlot { service, node })
@@ -149,7 +164,7 @@ fn place<'a>(
     for (vip, service) in topology.services() {
         let key = vip.key(service);
         let Some(index) = actual.services.get(&key).copied().or_else(|| free.next()) else {
-            problems.push(Problem::NoIndex { service: vip.socket(service) });
+            problems.push(Problem::NoIndex { service: vip.key(service) });
             continue;
         };
         let route = Route { topology, wanted, vip, service };
@@ -158,7 +173,7 @@ fn place<'a>(
         let mut resolve = |node, master| {
             let backend = route.to(node);
             if let Err(why) = backend {
-                let service = vip.socket(service);
+                let service = vip.key(service);
                 problems.push(Problem::Unreachable { service, node, master, why });
             }
             backend
@@ -213,10 +228,10 @@ fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
         }
         Err(
             Unreachable::NextHopUnknown
-            | Unreachable::Ipv6
+            | Unreachable::OtherFamily
             | Unreachable::NotAttached { .. }
-            | Unreachable::DsrThroughRouter { .. }
-            | Unreachable::DsrPort { .. },
+            | Unreachable::ThroughRouter { .. }
+            | Unreachable::Port { .. },
         ) => down,
     }
 }
@@ -227,32 +242,50 @@ fn addresses(
     topology: &Topology,
     wanted: &Wanted<'_>,
     actual: &Actual,
-) -> BTreeMap<Ipv4Addr, Address> {
-    let mut flags: BTreeMap<Ipv4Addr, u32> = topology
+) -> BTreeMap<IpAddr, Address> {
+    let mut flags: BTreeMap<IpAddr, u32> = topology
         .vips
         .iter()
         .map(|vip| match vip.mode {
             Mode::Nat => (vip.addr, Address::NAT),
             Mode::Dsr => (vip.addr, Address::DSR),
+            Mode::Host => (vip.addr, Address::HOST),
+            Mode::Real => (vip.addr, Address::REAL),
         })
         .collect();
     for line in lines.iter().filter(|line| line.active.state() == ServiceState::Up) {
         let vip = line.place.route.vip.addr;
         let entry = flags.entry(vip).or_default();
         *entry |= Address::ECHO;
-        if line.place.announce && wanted.may_announce.contains(&vip) {
+        if line.may_announce(wanted) {
             *entry |= Address::ANNOUNCE;
         }
     }
     for backend in lines.iter().flat_map(|line| line.backends(actual)) {
         if backend.mode == ForwardMode::Nat as u32 {
-            flags.entry(Ipv4Addr::from(unmapped(backend.source))).or_insert(Address::SOURCE);
+            flags.entry(unmapped_ip(backend.source)).or_insert(Address::SOURCE);
         }
     }
     flags.into_iter().map(|(addr, flags)| (addr, Address { flags })).collect()
 }
 
 impl Line<'_> {
+    /// Whether its VIP is to be answered for on its account. In mode `host` only the host that has
+    /// the master does.
+    fn may_announce(&self, wanted: &Wanted<'_>) -> bool {
+        let vip = self.place.route.vip;
+        self.active.state() == ServiceState::Up
+            && self.place.announce
+            && wanted.may_announce.contains(&vip.addr)
+            && (vip.mode != Mode::Host || self.is_local())
+    }
+
+    /// Whether its master is on this host.
+    fn is_local(&self) -> bool {
+        let backend = self.place.target.and_then(|(_, backend)| backend.ok());
+        backend.is_some_and(|backend| backend.mode == ForwardMode::Local as u32)
+    }
+
     /// Every backend this service uses now or may use at the next failover.
     fn backends(&self, actual: &Actual) -> impl Iterator<Item = Backend> {
         let target = match self.place.target {
@@ -271,7 +304,7 @@ impl Line<'_> {
 fn withdraw(
     steps: &mut Vec<Step>,
     lines: &[Line<'_>],
-    addresses: &BTreeMap<Ipv4Addr, Address>,
+    addresses: &BTreeMap<IpAddr, Address>,
     actual: &Actual,
 ) {
     for (&addr, present) in &actual.addresses {
@@ -308,7 +341,7 @@ fn prepare(
     steps: &mut Vec<Step>,
     wanted: &Wanted<'_>,
     lines: &[Line<'_>],
-    addresses: &BTreeMap<Ipv4Addr, Address>,
+    addresses: &BTreeMap<IpAddr, Address>,
     slots: &Slots,
     actual: &Actual,
 ) {
@@ -363,7 +396,7 @@ fn commit(steps: &mut Vec<Step>, topology: &Topology, lines: &[Line<'_>], actual
 }
 
 /// Step 4.
-fn announce(steps: &mut Vec<Step>, addresses: &BTreeMap<Ipv4Addr, Address>, actual: &Actual) {
+fn announce(steps: &mut Vec<Step>, addresses: &BTreeMap<IpAddr, Address>, actual: &Actual) {
     for (&addr, &address) in addresses {
         let shown = actual.addresses.get(&addr).map_or(0, |present| present.flags) & SHOWN;
         if address.has(SHOWN & !shown) {
@@ -377,7 +410,7 @@ fn clean_up(
     steps: &mut Vec<Step>,
     wanted: &Wanted<'_>,
     lines: &[Line<'_>],
-    addresses: &BTreeMap<Ipv4Addr, Address>,
+    addresses: &BTreeMap<IpAddr, Address>,
     actual: &Actual,
 ) {
     for (key, service) in removed(lines, actual) {
@@ -399,8 +432,8 @@ fn clean_up(
 }
 
 /// Services in the maps that are not configured any more, with their indexes.
-fn removed(lines: &[Line<'_>], actual: &Actual) -> Vec<(ServiceKey, u32)> {
-    let configured: BTreeSet<ServiceKey> = lines.iter().map(|line| line.place.key).collect();
+fn removed(lines: &[Line<'_>], actual: &Actual) -> Vec<(SocketAddr, u32)> {
+    let configured: BTreeSet<SocketAddr> = lines.iter().map(|line| line.place.key).collect();
     let services = actual.services.iter().map(|(&key, &index)| (key, index));
     services.filter(|(key, _)| !configured.contains(key)).collect()
 }

@@ -1,7 +1,7 @@
 //! Why the maps can't be as they should.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use vipd_common::maps::{MAX_SERVICES, MAX_SLOTS};
 
@@ -12,7 +12,7 @@ pub enum Problem {
     /// No packet can be sent to a node for a service.
     Unreachable {
         /// VIP and port.
-        service: SocketAddrV4,
+        service: SocketAddr,
         /// The Redis node.
         node: SocketAddr,
         /// Whether it is the master. If not, only a failover to it would suffer.
@@ -23,12 +23,12 @@ pub enum Problem {
     /// The services table is full.
     NoIndex {
         /// VIP and port.
-        service: SocketAddrV4,
+        service: SocketAddr,
     },
     /// The table of backends is full.
     NoSlot {
         /// VIP and port.
-        service: SocketAddrV4,
+        service: SocketAddr,
         /// The Redis node.
         node: SocketAddr,
     },
@@ -37,8 +37,8 @@ pub enum Problem {
 /// Why no packet can be sent to a node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Unreachable {
-    /// Its address is IPv6.
-    Ipv6,
+    /// `nat`, and its address is of the other family.
+    OtherFamily,
     /// No route, or no answer to ARP.
     NextHopUnknown,
     /// The way there is by an interface that the program is not attached to.
@@ -46,13 +46,13 @@ pub enum Unreachable {
         /// That interface's index.
         ifindex: u32,
     },
-    /// `dsr`, but the node isn't on the link: a router would not know the VIP.
-    DsrThroughRouter {
+    /// `dsr` or `host`, but the node isn't on the link: a router would not know the VIP.
+    ThroughRouter {
         /// The router.
-        router: Ipv4Addr,
+        router: IpAddr,
     },
-    /// `dsr`, which leaves ports as they are, but the node listens on another one.
-    DsrPort {
+    /// `dsr` or `host`, which leave ports as they are, but the node listens on another one.
+    Port {
         /// The node's port.
         listens: u16,
     },
@@ -82,26 +82,27 @@ impl fmt::Display for Problem {
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ipv6 => f.write_str(
-                "an IPv4 VIP carries traffic to IPv4 nodes only; let it announce an IPv4 address \
-                 (replica-announce-ip, sentinel announce-ip)",
+            Self::OtherFamily => f.write_str(
+                "its address is of the other family than the VIP's; name both of its addresses in \
+                 `[redis] same_host`, or let it announce the other one (replica-announce-ip)",
             ),
             Self::NextHopUnknown => f.write_str(
-                "no route to it, or nobody answers ARP for it; see `ip route get` and `ip neigh`",
+                "no route to it, or nobody answers for its address; see `ip route get` and \
+                 `ip neigh`",
             ),
             Self::NotAttached { ifindex } => write!(
                 f,
                 "the route leads to interface index {ifindex}, which vipd is not attached to; add \
                  it to `interfaces`"
             ),
-            Self::DsrThroughRouter { router } => write!(
+            Self::ThroughRouter { router } => write!(
                 f,
-                "it is behind the router {router}, and mode \"dsr\" needs it on the same link; use \
-                 mode \"nat\""
+                "it is behind the router {router}, and this VIP's mode needs it on the same link; \
+                 use mode \"nat\""
             ),
-            Self::DsrPort { listens } => write!(
+            Self::Port { listens } => write!(
                 f,
-                "it listens on port {listens}, and mode \"dsr\" can't translate ports; use the \
+                "it listens on port {listens}, and this VIP's mode can't translate ports; use the \
                  same port on the VIP, or mode \"nat\""
             ),
         }

@@ -1,5 +1,7 @@
 //! Properties that hold for every situation, and after every single step.
 
+use std::net::Ipv4Addr;
+
 use proptest::prelude::*;
 use vipd_common::addr::{MacAddr, mapped};
 use vipd_common::maps::MAX_SLOTS;
@@ -8,17 +10,17 @@ use super::actual::names_a_slot;
 use super::*;
 use crate::config::{PortRange, Source};
 use crate::failover::State;
-use crate::model::{Epoch, MasterId};
+use crate::model::{Epoch, MasterId, mapped_ip};
 
 const MASTERS: usize = 2;
 const NODES: u8 = 4;
 
-fn vip_addr(n: u8) -> Ipv4Addr {
-    Ipv4Addr::new(198, 18, 0, 250 + n)
+fn vip_addr(n: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(198, 18, 0, 250 + n))
 }
 
-fn node_addr(n: u8) -> Ipv4Addr {
-    Ipv4Addr::new(198, 18, 0, 101 + n)
+fn node_addr(n: u8) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(198, 18, 0, 101 + n))
 }
 
 fn node(n: u8) -> SocketAddr {
@@ -31,9 +33,10 @@ struct World {
     topology: Topology,
     desired: Vec<Desired>,
     nodes: Vec<Vec<SocketAddr>>,
-    next_hops: HashMap<Ipv4Addr, NextHop>,
+    next_hops: HashMap<IpAddr, NextHop>,
     interfaces: BTreeMap<u32, Interface>,
-    may_announce: BTreeSet<Ipv4Addr>,
+    own: OwnAddresses,
+    may_announce: BTreeSet<IpAddr>,
 }
 
 impl World {
@@ -43,9 +46,16 @@ impl World {
             nodes: &self.nodes,
             next_hops: &self.next_hops,
             interfaces: &self.interfaces,
+            own: &self.own,
             may_announce: &self.may_announce,
         };
         diff(&self.topology, &wanted, actual)
+    }
+
+    /// As the driver does it.
+    fn hold_and_release(&mut self, plan: &Plan) {
+        self.own.addresses.extend(&plan.hold);
+        self.own.addresses.retain(|it| !plan.release.contains(it));
     }
 }
 
@@ -56,11 +66,16 @@ fn any_vip(n: u8) -> impl Strategy<Value = Vip> {
         service,
         0..3,
     );
-    let mode = prop_oneof![3 => Just(Mode::Nat), 1 => Just(Mode::Dsr)];
+    let mode = prop_oneof![
+        3 => Just(Mode::Nat),
+        1 => Just(Mode::Dsr),
+        2 => Just(Mode::Host),
+        1 => Just(Mode::Real)
+    ];
     let source = prop_oneof![
         3 => Just(Source::Auto),
         1 => Just(Source::Address(vip_addr(0))),
-        1 => Just(Source::Address(Ipv4Addr::new(198, 18, 0, 50)))
+        1 => Just(Source::Address(IpAddr::V4(Ipv4Addr::new(198, 18, 0, 50))))
     ];
     (mode, source, services).prop_map(move |(mode, source, services)| Vip {
         addr: vip_addr(n),
@@ -68,12 +83,29 @@ fn any_vip(n: u8) -> impl Strategy<Value = Vip> {
         source,
         services: services
             .into_iter()
+            // One master for the whole address, and none at all.
+            .filter(|(_, (master, _))| mode != Mode::Real && (mode != Mode::Host || *master == 0))
             .map(|(port, (master, backend_port))| Service {
                 port,
                 master: MasterId(master),
-                backend_port,
+                backend_port: backend_port.filter(|_| mode == Mode::Nat),
             })
             .collect(),
+    })
+}
+
+/// The addresses of a host that may be a Redis node, and may have VIPs already.
+fn any_own() -> impl Strategy<Value = OwnAddresses> {
+    let node = prop::option::of((0..NODES).prop_map(node_addr));
+    let vips = prop::collection::btree_set((0..2_u8).prop_map(vip_addr), 0..3);
+    (node, vips).prop_map(|(node, vips)| OwnAddresses {
+        addresses: node
+            .into_iter()
+            .chain(vips)
+            .map(|address| HostAddress { address, prefix: 24, ifindex: 1 })
+            .collect(),
+        loopback: 9,
+        interfaces: vec![1, 2],
     })
 }
 
@@ -84,9 +116,9 @@ fn any_hop(n: u8) -> impl Strategy<Value = Option<NextHop>> {
             own_mac: MacAddr([2, 0, 0, 0, 1, ifindex as u8]),
             mac: MacAddr([2, 0, 0, 0, variant, n]),
             vlan: 0,
-            router: routed.then_some(Ipv4Addr::new(198, 18, 0, 1)),
-            source: Ipv4Addr::new(198, 18, 0, 50 + ifindex as u8),
-            on_link: if on_link { vec![(Ipv4Addr::new(198, 18, 0, 50), 24)] } else { vec![] },
+            router: routed.then_some([198, 18, 0, 1].into()),
+            source: [198, 18, 0, 50 + ifindex as u8].into(),
+            on_link: if on_link { vec![([198, 18, 0, 50].into(), 24)] } else { vec![] },
         },
     );
     prop_oneof![1 => Just(None), 4 => hop.prop_map(Some)]
@@ -109,11 +141,12 @@ fn any_world() -> impl Strategy<Value = World> {
     let interfaces = prop::collection::btree_set(1..4_u32, 1..4);
     let may = prop::collection::btree_set((0..2_u8).prop_map(vip_addr), 0..3);
     let desired = prop::collection::vec(any_desired(), MASTERS);
-    (vips, nodes, hops, interfaces, may, desired).prop_map(
-        |(vips, nodes, hops, interfaces, may_announce, desired)| World {
+    (vips, nodes, hops, (interfaces, any_own()), may, desired).prop_map(
+        |(vips, nodes, hops, (interfaces, own), may_announce, desired)| World {
             topology: Topology {
                 vips: [vips.0, vips.1].into_iter().flatten().collect(),
                 source_ports: PortRange { first: 61_000, last: 65_535 },
+                same_host: vec![],
                 masters: (0..MASTERS as u64).collect(),
             },
             desired,
@@ -130,6 +163,7 @@ fn any_world() -> impl Strategy<Value = World> {
                     (ifindex, Interface { mac, zero: [0; 2] })
                 })
                 .collect(),
+            own,
             may_announce,
         },
     )
@@ -162,7 +196,7 @@ fn phase(step: &Step, before: &Actual) -> Option<u32> {
     }
 }
 
-fn step_is_about(step: &Step, vip: Ipv4Addr) -> bool {
+fn step_is_about(step: &Step, vip: IpAddr) -> bool {
     matches!(step, Step::PutAddress { addr, .. } if *addr == vip)
 }
 
@@ -180,7 +214,7 @@ fn apply(
     plan.steps.iter().for_each(|step| end.apply(step));
     // An earlier plan was cut short between the service that went down and the one that was to
     // come up: this plan finds it so, and mends it with its own steps.
-    let found: BTreeSet<Ipv4Addr> =
+    let found: BTreeSet<IpAddr> =
         actual.addresses.keys().copied().filter(|addr| !is_backed(actual, *addr)).collect();
     let mut reached = 0;
     for step in plan.steps.iter().take(done) {
@@ -233,8 +267,8 @@ fn apply(
 }
 
 /// Whether any service of this VIP is up.
-fn is_backed(actual: &Actual, vip: Ipv4Addr) -> bool {
-    let mut services = actual.services.iter().filter(|(key, _)| key.addr == vip.octets());
+fn is_backed(actual: &Actual, vip: IpAddr) -> bool {
+    let mut services = actual.services.iter().filter(|(key, _)| key.ip() == vip);
     services.any(|(_, index)| actual.active(*index).state() == ServiceState::Up)
 }
 
@@ -251,15 +285,27 @@ fn check_result(world: &World, actual: &Actual) {
         let backend = actual.backend(index).unwrap();
         let port = match vip.mode {
             Mode::Nat => service.backend_port.unwrap_or(target.addr.port()),
-            Mode::Dsr => target.addr.port(),
+            Mode::Dsr | Mode::Host | Mode::Real => target.addr.port(),
         };
-        let SocketAddr::V4(addr) = target.addr else { panic!("up with IPv6") };
-        assert_eq!(backend.addr, mapped(addr.ip().octets()), "another node than desired");
+        assert_eq!(backend.addr, mapped_ip(target.addr.ip()), "another node than desired");
+        let is_local = backend.mode == ForwardMode::Local as u32;
+        let is_here = world.own.contains(&target.addr.ip());
+        assert_eq!(is_local, vip.mode == Mode::Host && is_here);
         assert_eq!(backend.port, port.to_be_bytes());
         if backend.mode == ForwardMode::Nat as u32 {
-            let source = Ipv4Addr::from(unmapped(backend.source));
+            let source = unmapped_ip(backend.source);
             assert!(actual.addresses[&source].has(Address::VIRTUAL | Address::SOURCE));
         }
+    }
+    for vip in world.topology.vips.iter().filter(|vip| vip.mode.holds_the_address()) {
+        let announced = actual.addresses[&vip.addr].has(Address::ANNOUNCE);
+        let held = world.own.contains(&vip.addr);
+        assert!(held || !announced, "{} is announced and not held", vip.addr);
+        let known = vip.services.iter().all(|it| world.desired[it.master.0].target.is_some());
+        if vip.mode == Mode::Host && known {
+            assert_eq!(held, announced, "{} is held and not announced", vip.addr);
+        }
+        assert!(vip.mode == Mode::Host || (held && !announced));
     }
     let keys: BTreeSet<_> =
         world.topology.services().map(|(vip, service)| vip.key(service)).collect();
@@ -291,12 +337,14 @@ proptest! {
     ) {
         let mut actual = Actual::default();
         let mut history = BTreeMap::new();
-        for world in worlds {
+        for mut world in worlds {
             let plan = world.diff(&actual);
             apply(&mut actual, &plan, usize::MAX, &mut history);
+            world.hold_and_release(&plan);
             check_result(&world, &actual);
             let again = world.diff(&actual);
             prop_assert_eq!(&again.steps, &[]);
+            prop_assert_eq!((again.hold, again.release), (vec![], vec![]));
             prop_assert_eq!(again.problems, plan.problems);
         }
     }
@@ -305,7 +353,7 @@ proptest! {
     #[test]
     fn a_plan_that_was_cut_short_is_finished_by_the_next(
         worlds in prop::collection::vec((any_world(), 0..20_usize), 1..6),
-        last in any_world(),
+        mut last in any_world(),
     ) {
         let mut actual = Actual::default();
         let mut history = BTreeMap::new();
@@ -316,6 +364,7 @@ proptest! {
         }
         let plan = last.diff(&actual);
         apply(&mut actual, &plan, usize::MAX, &mut history);
+        last.hold_and_release(&plan);
         check_result(&last, &actual);
         prop_assert_eq!(last.diff(&actual).steps, &[]);
     }
@@ -330,9 +379,10 @@ proptest! {
     ) {
         let mut actual = worn_out();
         let mut history = BTreeMap::new();
-        for world in worlds {
+        for mut world in worlds {
             let plan = world.diff(&actual);
             apply(&mut actual, &plan, usize::MAX, &mut history);
+            world.hold_and_release(&plan);
             check_result(&world, &actual);
             prop_assert_eq!(world.diff(&actual).steps, &[]);
         }

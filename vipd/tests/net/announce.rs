@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,8 @@ use vipd_common::addr::MacAddr;
 
 use crate::lab::{Netns, veth};
 
-const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 3, 250);
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 18, 3, 250);
+const VIP: IpAddr = IpAddr::V4(ADDRESS);
 const OWN: MacAddr = MacAddr([2, 0, 0, 0, 3, 0x50]);
 const PEER: MacAddr = MacAddr([2, 0, 0, 0, 3, 0x66]);
 
@@ -99,9 +100,9 @@ fn a_takeover_is_announced_in_both_forms_and_repeated() {
         expected.extend(OWN.0);
         expected.extend([0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, operation]);
         expected.extend(OWN.0);
-        expected.extend(VIP.octets());
+        expected.extend(ADDRESS.octets());
         expected.extend(target);
-        expected.extend(VIP.octets());
+        expected.extend(ADDRESS.octets());
         assert_eq!(bytes[..42], expected, "frame {index}");
     }
 }

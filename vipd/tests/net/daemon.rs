@@ -1,7 +1,7 @@
 //! `vipd run` as a process, without a Sentinel: it adopts what a test has put into the pinned maps.
 
 use std::fs::{File, read_to_string};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Child, Command};
 
@@ -13,8 +13,7 @@ use vipd::netdev;
 use vipd::plan::Step;
 use vipd_common::addr::{MacAddr, mapped};
 use vipd_common::maps::{
-    Active, Address, Backend, Confirmed, ForwardMode, Interface, ServiceKey, ServiceState,
-    name_hash,
+    Active, Address, Backend, Confirmed, ForwardMode, Interface, ServiceState, name_hash,
 };
 
 use crate::lab::{Netns, Pins, names, unique, veth, wait_for};
@@ -90,7 +89,7 @@ impl Lab {
                 max_half_open: 16_384,
             };
             let (mut datapath, _) = Datapath::open(&settings).expect("open");
-            let key = ServiceKey::new(VIP.octets(), 6_379_u16.to_be_bytes());
+            let key = SocketAddr::from((VIP, 6_379));
             let backend = Backend {
                 addr: mapped(NODE.octets()),
                 source: mapped(VIP.octets()),
@@ -112,7 +111,10 @@ impl Lab {
             };
             for step in [
                 Step::PutInterface { ifindex, interface: Interface { mac: OWN, zero: [0; 2] } },
-                Step::PutAddress { addr: VIP, address: Address { flags: Address::NAT | shown } },
+                Step::PutAddress {
+                    addr: VIP.into(),
+                    address: Address { flags: Address::NAT | shown },
+                },
                 Step::PutService { key, index: 0 },
                 Step::WriteSlot { slot: 0, backend },
                 Step::SetConfirmed { service: 0, confirmed },
@@ -262,7 +264,7 @@ fn a_vip_that_another_took_while_the_service_was_down_is_not_taken_back() {
     lab.peer.block_on(|| async {
         let ifindex = nix::net::if_::if_nametoindex("eth0").expect("eth0");
         let port = vipd::announce::Port { ifindex, mac: PEER };
-        vipd::announce::Announcer::new().expect("socket").announce(port, VIP).expect("send");
+        vipd::announce::Announcer::new().expect("socket").announce(port, VIP.into()).expect("send");
     });
     vipd.wait("the claim is told", |status| problem(status, "has claimed the VIP"));
     lab.own.ip("route del 198.18.7.66/32 dev two");

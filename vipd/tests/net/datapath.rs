@@ -1,6 +1,6 @@
 //! The real program, loaded, pinned, attached to a veth, taken over and removed.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,8 +13,7 @@ use vipd::netdev::{self, AttachedMode, AttachedXdp};
 use vipd::plan::{Actual, Step};
 use vipd_common::addr::{MacAddr, mapped};
 use vipd_common::maps::{
-    self, Active, Address, Backend, Confirmed, ForwardMode, Interface, KernelEvent, ServiceKey,
-    ServiceState,
+    self, Active, Address, Backend, Confirmed, ForwardMode, Interface, KernelEvent, ServiceState,
 };
 use vipd_common::verdict::Verdict;
 
@@ -65,7 +64,7 @@ fn xdp(interface: &str) -> Option<AttachedXdp> {
 
 /// One of everything.
 fn steps(ifindex: u32) -> Vec<Step> {
-    let key = ServiceKey::new(VIP.octets(), 6_379_u16.to_be_bytes());
+    let key = SocketAddr::from((VIP, 6_379));
     let node = Ipv4Addr::new(198, 18, 5, 101).octets();
     let backend = Backend {
         addr: mapped(node),
@@ -83,7 +82,7 @@ fn steps(ifindex: u32) -> Vec<Step> {
     vec![
         Step::PutInterface { ifindex, interface: Interface { mac: OWN, zero: [0; 2] } },
         Step::PutAddress {
-            addr: VIP,
+            addr: VIP.into(),
             address: Address { flags: Address::NAT | Address::ANNOUNCE },
         },
         Step::PutService { key, index: 3 },
@@ -122,10 +121,10 @@ fn expected(steps: &[Step]) -> Actual {
 }
 
 fn removals(ifindex: u32) -> Vec<Step> {
-    let key = ServiceKey::new(VIP.octets(), 6_379_u16.to_be_bytes());
+    let key = SocketAddr::from((VIP, 6_379));
     vec![
         Step::RemoveInterface { ifindex },
-        Step::RemoveAddress { addr: VIP },
+        Step::RemoveAddress { addr: VIP.into() },
         Step::RemoveService { key },
         Step::WriteSlot { slot: 8_191, backend: Backend::EMPTY },
         Step::SetConfirmed { service: 3, confirmed: Confirmed::default() },
@@ -204,7 +203,10 @@ fn a_rival_claim_arrives_as_an_event() {
                 ifindex: nix::net::if_::if_nametoindex("eth0").expect("eth0"),
                 mac: rival,
             };
-            vipd::announce::Announcer::new().expect("socket").announce(port, VIP).expect("send");
+            vipd::announce::Announcer::new()
+                .expect("socket")
+                .announce(port, VIP.into())
+                .expect("send");
         });
         let event = tokio::time::timeout(Duration::from_secs(5), events.next())
             .await

@@ -7,13 +7,15 @@ mod tables;
 use vipd_common::addr::{MacAddr, mapped};
 use vipd_common::maps::MAX_SLOTS;
 
+use std::net::Ipv4Addr;
+
 use super::*;
 use crate::config::{PortRange, Source};
 use crate::failover::State;
 use crate::model::{Epoch, MasterId};
 
-const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 250);
-const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 50);
+const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 250));
+const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 50));
 const LAN: u32 = 2;
 const MASTER: MasterId = MasterId(0);
 
@@ -49,7 +51,7 @@ fn hop(host: u8) -> NextHop {
 fn backend(host: u8) -> Backend {
     Backend {
         addr: mapped([198, 18, 0, host]),
-        source: mapped(VIP.octets()),
+        source: mapped([198, 18, 0, 250]),
         port: 8000_u16.to_be_bytes(),
         next_hop: mac(host),
         own_mac: mac(50),
@@ -69,8 +71,8 @@ fn down(slot: u16, generation: u32) -> Active {
     Active::new(ServiceState::Down, slot, generation)
 }
 
-fn key(port: u16) -> ServiceKey {
-    ServiceKey::new(VIP.octets(), port.to_be_bytes())
+fn key(port: u16) -> SocketAddr {
+    SocketAddr::new(VIP, port)
 }
 
 fn put_vip(flags: u32) -> Step {
@@ -95,9 +97,10 @@ struct Lab {
     topology: Topology,
     desired: Vec<Desired>,
     nodes: Vec<Vec<SocketAddr>>,
-    next_hops: HashMap<Ipv4Addr, NextHop>,
+    next_hops: HashMap<IpAddr, NextHop>,
     interfaces: BTreeMap<u32, Interface>,
-    may_announce: BTreeSet<Ipv4Addr>,
+    own: OwnAddresses,
+    may_announce: BTreeSet<IpAddr>,
     actual: Actual,
     problems: Vec<Problem>,
 }
@@ -110,14 +113,20 @@ impl Lab {
             topology: Topology {
                 vips: vec![vip],
                 source_ports: PortRange { first: 61_000, last: 65_535 },
+                same_host: vec![],
                 masters: vec![NAME],
             },
             desired: vec![Desired { target: None, announce: false, state: State::Learning }],
             nodes: vec![vec![node(101), node(102), node(103)]],
             next_hops: (101..=103)
-                .map(|host| (Ipv4Addr::new(198, 18, 0, host), hop(host)))
+                .map(|host| (IpAddr::V4(Ipv4Addr::new(198, 18, 0, host)), hop(host)))
                 .collect(),
             interfaces: [(LAN, interface())].into(),
+            own: OwnAddresses {
+                addresses: vec![HostAddress { address: HOST, prefix: 24, ifindex: LAN }],
+                loopback: 1,
+                interfaces: vec![LAN],
+            },
             may_announce: [VIP].into(),
             actual: Actual::default(),
             problems: vec![],
@@ -138,11 +147,11 @@ impl Lab {
     }
 
     fn hop(&mut self, host: u8) -> &mut NextHop {
-        self.next_hops.get_mut(&Ipv4Addr::new(198, 18, 0, host)).unwrap()
+        self.next_hops.get_mut(&node(host).ip()).unwrap()
     }
 
     fn forget_hop(&mut self, host: u8) {
-        self.next_hops.remove(&Ipv4Addr::new(198, 18, 0, host));
+        self.next_hops.remove(&node(host).ip());
     }
 
     fn diff(&self) -> Plan {
@@ -151,6 +160,7 @@ impl Lab {
             nodes: &self.nodes,
             next_hops: &self.next_hops,
             interfaces: &self.interfaces,
+            own: &self.own,
             may_announce: &self.may_announce,
         };
         diff(&self.topology, &wanted, &self.actual)

@@ -119,7 +119,7 @@ fn when_slots_run_out_replicas_go_without() {
 #[test]
 fn a_service_is_found_by_its_index() {
     let lab = Lab::serving();
-    let found = lab.topology.service_at(&lab.actual, 0).map(|(vip, service)| vip.socket(service));
+    let found = lab.topology.service_at(&lab.actual, 0).map(|(vip, service)| vip.key(service));
     assert_eq!(found, Some("198.18.0.250:6379".parse().unwrap()));
     assert!(lab.topology.service_at(&lab.actual, 1).is_none());
 }
@@ -145,7 +145,7 @@ fn the_topology_follows_the_configuration() {
     let topology = Topology::new(&config);
     let found: Vec<_> = topology
         .services()
-        .map(|(vip, service)| (vip.socket(service).to_string(), vip.mode, *service))
+        .map(|(vip, service)| (vip.key(service).to_string(), vip.mode, *service))
         .collect();
     let service = |port, master, backend_port| Service { port, master, backend_port };
     assert_eq!(

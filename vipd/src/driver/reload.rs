@@ -5,6 +5,7 @@
 //! is announced stay as they are: the next reconciliation finds the difference between the two
 //! files and nothing else.
 
+use std::collections::BTreeSet;
 use std::mem;
 use std::path::PathBuf;
 
@@ -16,6 +17,8 @@ use super::start::{Parts, Sources};
 use super::{Driver, host};
 use crate::config::{Config, Daemon};
 use crate::control::{Access, Control};
+use crate::failover::Desired;
+use crate::model::MasterId;
 use crate::timeline::FailoverRecord;
 
 /// A record from before a reload: no later one has its number, so it is never amended.
@@ -38,8 +41,9 @@ impl Driver {
         if let Some(why) = host::own_vips(&config, &self.network).next() {
             bail!(why);
         }
+        let withdrawn = withdrawn(&self.knowledge, self.failover.desired());
         // The new followers start to ask here; what they hear waits in their queue.
-        let (parts, reports) = Parts::new(config, &self.actual)?;
+        let (parts, reports) = Parts::new(config, &self.actual, &withdrawn)?;
         let hints = self.listen_for_hints(&parts.config.daemon.notify_socket).await?;
         self.attach_added(&parts.config.daemon)?;
 
@@ -128,6 +132,12 @@ fn unchangeable(present: &Daemon, wanted: &Daemon) -> Option<String> {
     ))
 }
 
+/// Masters that are known and yet not announced: a reload is no reason to trust them again.
+fn withdrawn<'a>(knowledge: &'a Knowledge, desired: &[Desired]) -> BTreeSet<&'a str> {
+    let withdrawn = desired.iter().enumerate().filter(|(_, it)| !it.announce);
+    withdrawn.map(|(id, _)| knowledge.name(MasterId(id))).collect()
+}
+
 /// A record under the numbers of a new configuration; none if that has no such master.
 fn carried(
     record: FailoverRecord,
@@ -144,7 +154,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::model::{Epoch, MasterId, SentinelId};
+    use crate::failover::State;
+    use crate::model::{Epoch, SentinelId};
     use crate::sentinel::Report;
     use crate::timeline::Timeline;
 
@@ -223,5 +234,13 @@ mod tests {
         };
         assert_eq!(carried(record(7, 0), &earlier, &later), None);
         assert_eq!(carried(record(8, 1), &earlier, &later), Some(record(CLOSED, 1)));
+    }
+
+    #[test]
+    fn who_was_withdrawn_stays_so_over_a_reload() {
+        let knowledge = Knowledge::new(&config(&["a", "b"], &["198.18.0.101:26379"]));
+        let desired = |announce, state| Desired { target: None, announce, state };
+        let desired = [desired(true, State::Serving), desired(false, State::Withdrawn)];
+        assert_eq!(withdrawn(&knowledge, &desired), BTreeSet::from(["b"]));
     }
 }

@@ -39,14 +39,24 @@ pub(super) struct Sources {
 }
 
 impl Parts {
-    /// Goes on from what the maps hold, and begins to ask the Sentinels.
+    /// Goes on from what the maps hold, and begins to ask the Sentinels. Masters that are
+    /// `withdrawn`, by name, stay so until a majority agrees.
     ///
     /// # Errors
     ///
     /// A password file or a TLS file can't be used.
-    pub(super) fn new(config: Config, actual: &Actual) -> Result<(Self, Sources)> {
+    pub(super) fn new(
+        config: Config,
+        actual: &Actual,
+        withdrawn: &BTreeSet<&str>,
+    ) -> Result<(Self, Sources)> {
         let topology = Topology::new(&config);
-        let targets = topology.adopted(actual, true);
+        let mut targets = topology.adopted(actual, true);
+        for (name, target) in config.masters().into_iter().zip(&mut targets) {
+            if let Some(target) = target {
+                target.announced &= !withdrawn.contains(name);
+            }
+        }
         let failover = Failover::new(&Settings::new(&config), &targets, Monotonic::now());
         let (sentinel_reports, sentinels) = mpsc::channel(QUEUE);
         let (node_reports, nodes) = mpsc::channel(QUEUE);
@@ -82,7 +92,7 @@ impl Driver {
             info!(interfaces = ?adopted.interfaces, "taking over from an earlier vipd");
         }
 
-        let (parts, sources) = Parts::new(config, &adopted.actual)?;
+        let (parts, sources) = Parts::new(config, &adopted.actual, &BTreeSet::new())?;
         let Parts { config, topology, failover, knowledge, watchers, followers } = parts;
         let (possession, probes) = Possession::new(&adopted.actual)?;
 

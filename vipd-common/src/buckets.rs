@@ -210,14 +210,14 @@ mod tests {
         let keys: Vec<_> = (1..=WAYS as u8).map(|host| [10, 0, 0, host]).collect();
         for (flags, key) in (1..).zip(&keys) {
             assert_eq!(bucket.get(key), None);
-            assert_eq!(bucket.insert(*key, Address { flags }), Ok(()));
+            assert_eq!(bucket.insert(*key, Address::new(flags)), Ok(()));
         }
-        assert_eq!(bucket.insert([10, 0, 1, 1], Address { flags: 1 }), Err(Full));
-        assert_eq!(bucket.insert(keys[3], Address { flags: 77 }), Ok(()));
-        assert_eq!(bucket.get(&keys[3]), Some(Address { flags: 77 }));
+        assert_eq!(bucket.insert([10, 0, 1, 1], Address::new(1)), Err(Full));
+        assert_eq!(bucket.insert(keys[3], Address::new(77)), Ok(()));
+        assert_eq!(bucket.get(&keys[3]), Some(Address::new(77)));
         assert!(bucket.remove(&keys[0]) && !bucket.remove(&keys[0]));
         assert_eq!(bucket.get(&keys[0]), None);
-        assert_eq!(bucket.insert([10, 0, 1, 1], Address { flags: 1 }), Ok(()));
+        assert_eq!(bucket.insert([10, 0, 1, 1], Address::new(1)), Ok(()));
         assert_eq!(bucket.entries().count(), WAYS);
     }
 
@@ -225,7 +225,7 @@ mod tests {
     fn zero_is_never_found() {
         let mut bucket = Bucket::<AddressEntry>::EMPTY;
         assert_eq!(bucket.get(&[0; 4]), None);
-        assert_eq!(bucket.insert([0; 4], Address { flags: 1 }), Err(Full));
+        assert_eq!(bucket.insert([0; 4], Address::new(1)), Err(Full));
     }
 
     #[test]
@@ -260,7 +260,7 @@ mod tests {
             let [high, low] = host.to_be_bytes();
             let key = [198, 18, high, low];
             let bucket = &mut table[AddressEntry::bucket(&key) as usize];
-            assert_eq!(bucket.insert(key, Address { flags: 1 }), Ok(()));
+            assert_eq!(bucket.insert(key, Address::new(1)), Ok(()));
         }
     }
 }

@@ -58,7 +58,7 @@ verdicts! {
     ArpRival = "arp_rival" => Pass,
     /// ARP request for a VIP, answered.
     ArpReply = "arp_reply" => Transmit,
-    /// ARP request for a VIP that is not announced now.
+    /// ARP request for a VIP that is not announced now, or (mode `real`) never by this host.
     ArpSilent = "arp_silent" => Drop,
     /// Echo request to a VIP, answered.
     EchoReply = "icmp_echo_reply" => Transmit,
@@ -84,6 +84,14 @@ verdicts! {
     NoFlowReset = "no_flow_reset" => Transmit,
     /// A reset of a connection that is not known.
     NoFlowDrop = "no_flow_drop" => Drop,
+    /// For a VIP in mode `host` that this host holds: its stack's.
+    HostLocal = "host_local" => Pass,
+    /// For a VIP in mode `host` that another host holds, sent on to that one.
+    HostStray = "host_stray" => Forward,
+    /// For a VIP in mode `host`, from the very host that it would be sent on to: the two disagree.
+    HostLoop = "host_loop" => Drop,
+    /// For a VIP that this host serves behind a director.
+    RealLocal = "real_local" => Pass,
     /// No free source port towards the backend was found.
     NoSourcePort = "no_source_port" => Drop,
     /// The kernel refused a new flow-table entry.

@@ -1,10 +1,12 @@
 //! ARP for the VIPs: answers, silence, and rivals.
 
+use vipd_common::addr::mapped;
 use vipd_common::maps::Address;
 use vipd_common::verdict::Verdict;
 use vipd_common::wire::arp::{self, ArpPacket};
 
 use crate::frame::Frame;
+use crate::host;
 use crate::link::{self, Arrival};
 use crate::tables::Tables;
 
@@ -22,8 +24,11 @@ pub fn handle(frame: &mut impl Frame, tables: &impl Tables, arrival: &Arrival) -
 
     // A claim: anybody's ARP, of either operation, with the VIP as its sender (RFC 5227
     // section 2.4). Our own announcements, reflected by a switch, are none.
-    if packet.sender_mac != own && is_virtual(tables.address(packet.sender_ip)) {
-        tables.note_rival(packet.sender_ip, packet.sender_mac, ifindex);
+    if packet.sender_mac != own
+        && let Some(address) = tables.address(packet.sender_ip)
+        && host::is_contested(tables, address)
+    {
+        tables.note_rival(mapped(packet.sender_ip), packet.sender_mac, ifindex);
         return Verdict::ArpRival;
     }
 
@@ -38,10 +43,10 @@ pub fn handle(frame: &mut impl Frame, tables: &impl Tables, arrival: &Arrival) -
         // Our own duplicate-address probe, sent back to us: answering would find ourselves.
         return Verdict::ArpOther;
     }
-    if !address.has(Address::ANNOUNCE) {
+    if !host::is_announced(tables, address) {
         // RFC 5227 section 2.1.1: two that probe at once must hear each other. (The stack doesn't
-        // hold the address, and so doesn't answer.)
-        if packet.sender_ip == [0; 4] {
+        // hold the address, and so doesn't answer. One that the stack holds is kept from it.)
+        if packet.sender_ip == [0; 4] && !address.has(Address::HOST | Address::REAL) {
             return Verdict::ArpOther;
         }
         return Verdict::ArpSilent;
@@ -51,12 +56,4 @@ pub fn handle(frame: &mut impl Frame, tables: &impl Tables, arrival: &Arrival) -
     }
     link::turn_around(frame, own);
     Verdict::ArpReply
-}
-
-#[inline(always)]
-fn is_virtual(address: Option<Address>) -> bool {
-    match address {
-        Some(address) => address.has(Address::VIRTUAL),
-        None => false,
-    }
 }

@@ -23,8 +23,8 @@ pub fn forward<T: Tables>(
     let active = tables.active(service);
     match active.state() {
         ServiceState::Up => {}
-        ServiceState::Down => return Verdict::ServiceDown,
         ServiceState::Parked => return Verdict::ServiceParked,
+        ServiceState::Down | ServiceState::Group => return Verdict::ServiceDown,
     }
     let Some(backend) = tables.backend(active.slot()) else { return Verdict::NoBackend };
     let to = departure(backend);

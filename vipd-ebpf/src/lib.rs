@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! program ─┬─ arp      answers and watches ARP for the VIPs
+//!          ├─ host     the VIP of the host that runs the master
 //!          ├─ icmp     echo; errors about forwarded packets
 //!          └─ service ─┬─ nat    full NAT, flows
 //!                      ├─ dsr    link-layer addresses only
@@ -20,6 +21,7 @@ extern crate std;
 pub mod arp;
 pub mod dsr;
 pub mod frame;
+pub mod host;
 pub mod icmp;
 pub mod link;
 #[cfg(any(test, feature = "model"))]

@@ -18,6 +18,8 @@ use crate::tables::{FlowTable, Tables};
 
 /// Source ports tried for a new connection before giving up.
 const PORT_TRIES: u32 = 12;
+/// Members of a group that are asked for one that is up.
+const MEMBER_TRIES: u32 = 3;
 /// A connection that was quiet for this long may have lost one half to a full table, which drops
 /// what was not used lately. Below the second after which Linux repeats a SYN.
 const QUIET_NS: u64 = 500_000_000;
@@ -49,10 +51,13 @@ pub fn handle<T: Tables>(
         && flow.direction == Flow::FROM_CLIENT
         && (torn || flow.generation != active.generation() || is_over(&flow, table, now));
     if reusable {
-        let service = flow.service;
         forget(tables, table, key, &flow);
         drop(flow);
-        return open(frame, tables, packet, segment, service);
+        // The flow knows the member of a group; another one may have the next connection.
+        return match service::service_of(tables, segment) {
+            Some(service) => open(frame, tables, packet, segment, service),
+            None => service::without_service(frame, packet),
+        };
     }
     if flow.generation != active.generation() {
         return match flow.direction {
@@ -64,8 +69,8 @@ pub fn handle<T: Tables>(
     }
     match active.state() {
         ServiceState::Up => {}
-        ServiceState::Down => return Verdict::ServiceDown,
         ServiceState::Parked => return Verdict::ServiceParked,
+        ServiceState::Down | ServiceState::Group => return Verdict::ServiceDown,
     }
     if torn {
         tables.remove_flow(table, key);
@@ -122,11 +127,12 @@ fn open<T: Tables>(
     segment: &Segment,
     service: u32,
 ) -> Verdict {
+    let service = choose(tables, service);
     let active = tables.active(service);
     match active.state() {
         ServiceState::Up => {}
-        ServiceState::Down => return Verdict::ServiceDown,
         ServiceState::Parked => return Verdict::ServiceParked,
+        ServiceState::Down | ServiceState::Group => return Verdict::ServiceDown,
     }
     let Some(backend) = tables.backend(active.slot()) else { return Verdict::NoBackend };
     if segment.ttl <= 1 {
@@ -162,6 +168,29 @@ fn open<T: Tables>(
     }
     tables.note_packet(service, active.generation(), frame.ifindex());
     send(frame, packet, &flow.leaves, &departure(backend), Verdict::NatNew)
+}
+
+/// Whom a new connection to this service goes to: itself, or a member of its group at random. Of
+/// members that went down a moment ago a few are passed over; the daemon takes them out.
+#[inline(always)]
+fn choose<T: Tables>(tables: &T, service: u32) -> u32 {
+    let active = tables.active(service);
+    if active.state() != ServiceState::Group {
+        return service;
+    }
+    let Some(group) = tables.group(active.slot()) else { return service };
+    let start = tables.random() >> 1;
+    let mut chosen = service;
+    let mut tries = 0;
+    while tries < MEMBER_TRIES {
+        let Some(member) = group.member(start + tries) else { return service };
+        chosen = member;
+        if tables.active(member).state() == ServiceState::Up {
+            break;
+        }
+        tries += 1;
+    }
+    chosen
 }
 
 /// Takes a source port towards `backend` by adding the backend's half of the connection, `flow`,

@@ -2,13 +2,13 @@
 
 use vipd_common::maps::Address;
 use vipd_common::verdict::Verdict;
+use vipd_common::wire::eth;
 use vipd_common::wire::ipv4::{Ipv4Header, PROTO_ICMP, PROTO_TCP};
-use vipd_common::wire::{Header as _, eth};
 
 use crate::frame::Frame;
 use crate::link::{self, Arrival};
 use crate::tables::Tables;
-use crate::{arp, icmp, service};
+use crate::{arp, host, icmp, service};
 
 /// An IPv4 packet for one of our addresses, its header checked.
 #[derive(Clone, Copy, Debug)]
@@ -41,7 +41,13 @@ fn ipv4(frame: &mut impl Frame, tables: &impl Tables, arrival: Arrival) -> Verdi
     if arrival.dst != own {
         return Verdict::OtherHost;
     }
+    if address.has(Address::REAL) {
+        return Verdict::RealLocal;
+    }
     let packet = ForUs { arrival, address };
+    if address.has(Address::HOST) {
+        return host::handle(frame, tables, &packet);
+    }
     if let Err(verdict) = check(&ip, frame.length() - arrival.l3()) {
         return packet.reject(verdict);
     }
@@ -65,11 +71,7 @@ impl ForUs {
 #[inline(always)]
 fn check(ip: &Ipv4Header, available: usize) -> Result<(), Verdict> {
     const PLAIN: u8 = 0x45;
-    if ip.version_ihl & 0xf0 != 0x40 || ip.version_ihl < PLAIN {
-        return Err(Verdict::BadIpHeader);
-    }
-    let length = ip.total_len() as usize;
-    if length < Ipv4Header::LEN || length > available {
+    if !ip.is_sound(available) {
         return Err(Verdict::BadIpHeader);
     }
     // A source that can't be one, or the destination itself (the "land" attack).

@@ -135,7 +135,9 @@ pub fn without_flow(
     service: u32,
 ) -> Verdict {
     match tables.active(service).state() {
-        ServiceState::Up => refuse(frame, packet, Verdict::NoFlowReset, Verdict::NoFlowDrop),
+        ServiceState::Up | ServiceState::Group => {
+            refuse(frame, packet, Verdict::NoFlowReset, Verdict::NoFlowDrop)
+        }
         ServiceState::Down => Verdict::ServiceDown,
         ServiceState::Parked => Verdict::ServiceParked,
     }

@@ -3,7 +3,7 @@
 use core::ops::DerefMut;
 
 use vipd_common::addr::{Ipv4Bytes, MacAddr};
-use vipd_common::maps::{Active, Address, Backend, Flow, FlowKey, ServiceKey};
+use vipd_common::maps::{Active, Address, Backend, Flow, FlowKey, Group, ServiceKey};
 
 /// Which flow table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +36,12 @@ pub trait Tables {
     /// The backend in this slot, if there is one.
     fn backend(&self, slot: u16) -> Option<&Backend>;
 
+    /// The group with this index.
+    fn group(&self, index: u16) -> Option<&Group>;
+
+    /// CLOCK_MONOTONIC ns until which addresses in mode `host` may be announced.
+    fn lease(&self) -> u64;
+
     /// The flow with this key.
     fn flow(&self, table: FlowTable, key: &FlowKey) -> Option<Self::FlowRef<'_>>;
 
@@ -58,6 +64,6 @@ pub trait Tables {
     /// generation's first.
     fn note_packet(&self, service: u32, generation: u32, ifindex: u32);
 
-    /// Somebody else claims a VIP; reported to the daemon at a bounded rate.
-    fn note_rival(&self, addr: Ipv4Bytes, mac: MacAddr, ifindex: u32);
+    /// Somebody else claims a VIP (IPv4 mapped); reported to the daemon at a bounded rate.
+    fn note_rival(&self, addr: [u8; 16], mac: MacAddr, ifindex: u32);
 }

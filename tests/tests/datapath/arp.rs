@@ -3,20 +3,20 @@
 use std::net::Ipv4Addr;
 
 use etherparse::ArpOperation;
-use vipd_common::addr::MacAddr;
+use vipd_common::addr::{MacAddr, mapped};
 use vipd_common::maps::{Address, KernelEvent};
 use vipd_common::verdict::Verdict;
 
 use crate::frames::{CLIENT, CLIENT_MAC, DIRECTOR, DIRECTOR_MAC, R1, STRANGER_MAC, VIP, arp};
 use crate::kernel::{Kernel, Xdp_};
 
-const ANNOUNCED: u32 = Address::NAT | Address::ANNOUNCE;
+const ANNOUNCED: u16 = Address::NAT | Address::ANNOUNCE;
 
 fn request(dst: MacAddr, sender_ip: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     arp(ArpOperation::REQUEST, dst, (CLIENT_MAC, sender_ip), (MacAddr::ZERO, target))
 }
 
-fn kernel(flags: u32) -> Kernel {
+fn kernel(flags: u16) -> Kernel {
     let mut kernel = Kernel::load(DIRECTOR_MAC);
     kernel.address(VIP, flags);
     kernel
@@ -113,7 +113,7 @@ fn a_rival_is_reported_once_a_second_at_most() {
     let events = kernel.events();
     assert_eq!(events.len(), 1, "{events:?}");
     assert_eq!(events[0].kind, KernelEvent::RIVAL);
-    assert_eq!((events[0].addr, events[0].mac), (VIP.octets(), STRANGER_MAC));
+    assert_eq!((events[0].addr, events[0].mac), (mapped(VIP.octets()), STRANGER_MAC));
 }
 
 #[test]

@@ -51,7 +51,7 @@ fn slots() -> [Backend; 4] {
     ]
 }
 
-fn addresses() -> [(std::net::Ipv4Addr, u32); 3] {
+fn addresses() -> [(std::net::Ipv4Addr, u16); 3] {
     [
         (VIP, Address::NAT | Address::ANNOUNCE | Address::ECHO),
         (DSR_VIP, Address::DSR),
@@ -83,7 +83,7 @@ fn world() -> World {
     let mut world = World::default();
     world.interfaces.insert(INGRESS, DIRECTOR_MAC);
     for (addr, flags) in addresses() {
-        world.addresses.insert(addr.octets(), Address { flags });
+        world.addresses.insert(addr.octets(), Address::new(flags));
     }
     for vip in [VIP, DSR_VIP] {
         world.services.insert(ServiceKey::new(vip.octets(), SERVICE_PORT.to_be_bytes()), 0);

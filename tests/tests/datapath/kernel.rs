@@ -11,8 +11,8 @@ use aya::{Ebpf, EbpfLoader, TestRunOptions};
 use vipd_common::addr::{MacAddr, mapped};
 use vipd_common::buckets::{Buckets, Entry};
 use vipd_common::maps::{
-    self, Active, Address, AddressEntry, Backend, Counter, Flow, FlowKey, ForwardMode, Interface,
-    InterfaceEntry, KernelEvent, ServiceEntry, ServiceKey, ServiceState,
+    self, Active, Address, AddressEntry, Backend, Counter, Flow, FlowKey, ForwardMode, Group,
+    Interface, InterfaceEntry, KernelEvent, ServiceEntry, ServiceKey, ServiceState,
 };
 use vipd_common::verdict::Verdict;
 
@@ -103,8 +103,29 @@ impl Kernel {
         DevMapHash::try_from(map).unwrap().insert(ifindex, ifindex, None, 0).unwrap();
     }
 
-    pub fn address(&mut self, addr: Ipv4Addr, flags: u32) {
-        self.buckets::<AddressEntry>(maps::VIPS).insert(addr.octets(), Address { flags }).unwrap();
+    pub fn address(&mut self, addr: Ipv4Addr, flags: u16) {
+        self.buckets::<AddressEntry>(maps::VIPS)
+            .insert(addr.octets(), Address::new(flags))
+            .unwrap();
+    }
+
+    /// A VIP in mode `host`, for which `line` decides.
+    pub fn host_address(&mut self, addr: Ipv4Addr, flags: u16, line: u16) {
+        let address = Address { flags: flags | Address::HOST, service: line };
+        self.buckets::<AddressEntry>(maps::VIPS).insert(addr.octets(), address).unwrap();
+    }
+
+    /// Lets it be announced until then.
+    pub fn lease(&mut self, until: u64) {
+        let map = self.map(maps::LEASE);
+        Array::<_, u64>::try_from(map).unwrap().set(0, until, 0).unwrap();
+    }
+
+    pub fn group(&mut self, index: u32, members: &[u16]) {
+        let mut group = Group { count: members.len() as u32, ..Group::EMPTY };
+        group.members[..members.len()].copy_from_slice(members);
+        let map = self.map(maps::GROUPS);
+        Array::<_, Group>::try_from(map).unwrap().set(index, group, 0).unwrap();
     }
 
     pub fn service(&mut self, addr: Ipv4Addr, port: u16, index: u32) {
@@ -279,6 +300,12 @@ pub fn new_interface(name: &str) -> u32 {
     let made = Command::new("ip").args(["link", "add", name, "type", "veth"]).status();
     assert!(made.is_ok_and(|status| status.success()), "ip link add {name}");
     nix::net::if_::if_nametoindex(name).unwrap()
+}
+
+/// CLOCK_MONOTONIC, ns, as the program reads it.
+pub fn now() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
+    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }
 
 /// A NAT backend on the ingress link, reached directly.

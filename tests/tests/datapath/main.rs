@@ -7,6 +7,8 @@ mod director;
 mod dsr;
 mod flood;
 mod frames;
+mod groups;
+mod host;
 mod icmp;
 #[expect(dead_code, reason = "shared with the benchmark")]
 mod kernel;

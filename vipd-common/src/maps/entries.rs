@@ -16,7 +16,7 @@ impl Entry for AddressEntry {
     type Key = Ipv4Bytes;
     type Value = Address;
     const BUCKETS: u32 = MAX_VIPS * SPARE;
-    const EMPTY: Self = Self { addr: [0; 4], address: Address { flags: 0 } };
+    const EMPTY: Self = Self { addr: [0; 4], address: Address::new(0) };
 
     #[inline(always)]
     fn new(addr: Ipv4Bytes, address: Address) -> Self {

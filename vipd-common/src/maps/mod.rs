@@ -18,13 +18,13 @@ pub use flow::{CLOSED_NS, CLOSING_NS, Flow, FlowKey, HALF_OPEN_NS, IDLE_NS, RESE
 
 /// Version of everything in this module. It is the last component of the pin directory
 /// (`<pin_dir>/v<LAYOUT>`), so a map of another layout is never reused. Raise it with any change.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// `VIPS`: buckets, [`Ipv4Bytes`] -> [`Address`]. What the program does with frames for an address.
 pub const VIPS: &str = "VIPS";
 /// `SERVICES`: buckets, [`ServiceKey`] -> service index (`u32`).
 pub const SERVICES: &str = "SERVICES";
-/// `ACTIVE`: array, service index -> [`Active`]. The only thing a cutover writes. `BPF_F_MMAPABLE`:
+/// `ACTIVE`: array, line -> [`Active`]. The only thing a cutover writes. `BPF_F_MMAPABLE`:
 /// the daemon stores into the kernel's memory itself, so that a cutover is one atomic store and
 /// not a copy whose width is the kernel's choice.
 pub const ACTIVE: &str = "ACTIVE";
@@ -47,19 +47,29 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const FIRST: &str = "FIRST";
 /// `RIVAL_AT`: array of one, CLOCK_MONOTONIC ns (`u64`) of the last rival event.
 pub const RIVAL_AT: &str = "RIVAL_AT";
+/// `GROUPS`: array, group index -> [`Group`].
+pub const GROUPS: &str = "GROUPS";
+/// `LEASE`: array of one, CLOCK_MONOTONIC ns (`u64`) until which [`Address::HOST`] addresses may be
+/// announced. `BPF_F_MMAPABLE`: renewing it is one atomic store, like a cutover.
+pub const LEASE: &str = "LEASE";
 /// `EVENTS`: ring buffer of [`KernelEvent`].
 pub const EVENTS: &str = "EVENTS";
 
 /// Every map by name, in no particular order: what is pinned, and what a restart expects.
-pub const ALL: [&str; 13] = [
+pub const ALL: [&str; 15] = [
     VIPS, SERVICES, ACTIVE, BACKENDS, CONFIRMED, FLOWS, HALF_OPEN, INTERFACES, PORTS, COUNTERS,
-    FIRST, RIVAL_AT, EVENTS,
+    FIRST, RIVAL_AT, GROUPS, LEASE, EVENTS,
 ];
 
 /// Entries in [`VIPS`].
 pub const MAX_VIPS: u32 = 1024;
-/// Entries in [`SERVICES`], [`ACTIVE`], [`CONFIRMED`] and [`FIRST`].
+/// Entries in [`SERVICES`].
 pub const MAX_SERVICES: u32 = 1024;
+/// Entries in [`ACTIVE`], [`CONFIRMED`] and [`FIRST`]: a line for each service, for each address in
+/// mode `host` and for each member of a group.
+pub const MAX_LINES: u32 = 4096;
+/// Entries in [`GROUPS`].
+pub const MAX_GROUPS: u32 = 256;
 /// Entries in [`BACKENDS`].
 pub const MAX_SLOTS: u32 = 8192;
 /// Entries in [`INTERFACES`] and [`PORTS`].
@@ -81,31 +91,42 @@ const SECOND_NS: u64 = 1_000_000_000;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Address {
     /// Or of the `Address::…` bits.
-    pub flags: u32,
+    pub flags: u16,
+    /// For [`Self::HOST`]: the index in [`ACTIVE`] that decides for the whole address.
+    pub service: u16,
 }
 
 impl Address {
     /// A virtual address in mode `nat`.
-    pub const NAT: u32 = 1;
+    pub const NAT: u16 = 1;
     /// A virtual address in mode `dsr`.
-    pub const DSR: u32 = 1 << 1;
-    /// Answer ARP for it. Never set without [`Self::NAT`] or [`Self::DSR`].
-    pub const ANNOUNCE: u32 = 1 << 2;
+    pub const DSR: u16 = 1 << 1;
+    /// Answer ARP or neighbour solicitations for it. Never set without [`Self::NAT`],
+    /// [`Self::DSR`] or [`Self::HOST`]; for the last it holds as long as [`LEASE`] does.
+    pub const ANNOUNCE: u16 = 1 << 2;
     /// Answer ICMP echo: at least one of its services is up.
-    pub const ECHO: u32 = 1 << 3;
+    pub const ECHO: u16 = 1 << 3;
     /// An address of this host that NAT uses as a source: backends reply to it. What is not a
     /// reply to a flow passes to the host's stack.
-    pub const SOURCE: u32 = 1 << 4;
-    /// A virtual address in mode `host`.
-    pub const HOST: u32 = 1 << 5;
-    /// A virtual address in mode `real`.
-    pub const REAL: u32 = 1 << 6;
+    pub const SOURCE: u16 = 1 << 4;
+    /// A virtual address in mode `host`: this host's own while it runs the master, and else
+    /// another's.
+    pub const HOST: u16 = 1 << 5;
+    /// A virtual address in mode `real`: this host is a real server behind a director, and holds
+    /// the address without a word.
+    pub const REAL: u16 = 1 << 6;
     /// Any virtual mode.
-    pub const VIRTUAL: u32 = Self::NAT | Self::DSR | Self::HOST | Self::REAL;
+    pub const VIRTUAL: u16 = Self::NAT | Self::DSR | Self::HOST | Self::REAL;
+
+    /// An address with these flags that no single service decides for.
+    #[inline(always)]
+    pub const fn new(flags: u16) -> Self {
+        Self { flags, service: 0 }
+    }
 
     /// Whether any of `flags` is set.
     #[inline(always)]
-    pub const fn has(&self, flags: u32) -> bool {
+    pub const fn has(&self, flags: u16) -> bool {
         self.flags & flags != 0
     }
 }
@@ -141,6 +162,8 @@ pub enum ServiceState {
     Up = 1,
     /// Between two masters: held back from the old one, dropped without an error.
     Parked = 2,
+    /// Spread over the members of a [`Group`], whose index stands where the slot would.
+    Group = 3,
 }
 
 /// Value of [`ACTIVE`]: one aligned 64-bit word, so that no reader ever sees half of a cutover.
@@ -158,7 +181,7 @@ impl Active {
         Self((generation as u64) << 32 | (state as u64) << 16 | slot as u64)
     }
 
-    /// Index into [`BACKENDS`]; meaningless while `Down`.
+    /// Index into [`BACKENDS`], or, in state `Group`, into [`GROUPS`]; meaningless while `Down`.
     #[inline(always)]
     pub const fn slot(self) -> u16 {
         self.0 as u16
@@ -170,6 +193,7 @@ impl Active {
         match (self.0 >> 16) as u8 {
             1 => ServiceState::Up,
             2 => ServiceState::Parked,
+            3 => ServiceState::Group,
             _ => ServiceState::Down,
         }
     }
@@ -189,10 +213,36 @@ pub enum ForwardMode {
     Nat = 1,
     /// Link-layer addresses only.
     Dsr = 2,
-    /// Mode `host`: the node is this host.
+    /// For [`Address::HOST`]: the node is this host.
     Local = 3,
-    /// Mode `host`: to the owner's link-layer address.
+    /// For [`Address::HOST`]: the node is another host, which holds the address. Strays go there.
     Stray = 4,
+}
+
+/// Value of [`GROUPS`]: lines of [`ACTIVE`] that a service spreads its new connections over.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Group {
+    /// How many of `members` count.
+    pub count: u32,
+    /// Indexes into [`ACTIVE`].
+    pub members: [u16; Self::MAX],
+}
+
+impl Group {
+    /// Members at most.
+    pub const MAX: usize = 30;
+    /// An array's initial value: nobody.
+    pub const EMPTY: Self = Self { count: 0, members: [0; Self::MAX] };
+
+    /// The member at `at`, counted round and round.
+    #[inline(always)]
+    pub fn member(&self, at: u32) -> Option<u32> {
+        if self.count == 0 {
+            return None;
+        }
+        self.members.get((at % self.count) as usize).map(|line| *line as u32)
+    }
 }
 
 /// Value of [`BACKENDS`]: everything needed to send a packet to one Redis node for one service.
@@ -303,12 +353,12 @@ pub struct KernelEvent {
     pub generation: u32,
     /// Interface index the frame came in by.
     pub ifindex: u32,
-    /// The claimed address ([`Self::RIVAL`]).
-    pub addr: Ipv4Bytes,
+    /// The claimed address ([`Self::RIVAL`]), IPv4 as [`crate::addr::mapped`].
+    pub addr: [u8; 16],
     /// Who claims it ([`Self::RIVAL`]).
     pub mac: MacAddr,
     /// Always zero.
-    pub zero: [u8; 6],
+    pub zero: [u8; 2],
 }
 
 impl KernelEvent {
@@ -331,7 +381,8 @@ const _: () = {
     assert!(size_of::<ServiceEntry>() == 8);
     assert!(size_of::<InterfaceEntry>() == 12);
     assert!(size_of::<Counter>() == 16);
-    assert!(size_of::<KernelEvent>() == 40);
+    assert!(size_of::<Group>() == 64);
+    assert!(size_of::<KernelEvent>() == 48);
 };
 
 #[cfg(feature = "user")]
@@ -357,6 +408,7 @@ mod pod {
         ServiceEntry,
         InterfaceEntry,
         Counter,
+        Group,
         KernelEvent
     );
 }

@@ -42,6 +42,18 @@ impl Ipv4Header {
         u16::from_be_bytes(self.total_len)
     }
 
+    /// Whether version and lengths are what they can be; `available` is the bytes from the header
+    /// on. It may have options.
+    #[inline(always)]
+    pub const fn is_sound(&self, available: usize) -> bool {
+        let header = (self.version_ihl & 0x0f) as usize * 4;
+        let total = self.total_len() as usize;
+        self.version_ihl & 0xf0 == 0x40
+            && header >= size_of::<Self>()
+            && total >= header
+            && total <= available
+    }
+
     /// Whether this is one fragment of a datagram: more-fragments set, or an offset.
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {

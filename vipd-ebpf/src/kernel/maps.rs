@@ -13,8 +13,8 @@ use vipd_common::addr::{Ipv4Bytes, MacAddr};
 use vipd_common::buckets::{Bucket, Entry};
 use vipd_common::maps::{
     Active, Address, AddressEntry, Backend, Confirmed, Counter, DEFAULT_FLOWS, DEFAULT_HALF_OPEN,
-    EVENTS_BYTES, Flow, FlowKey, InterfaceEntry, KernelEvent, MAX_INTERFACES, MAX_SERVICES,
-    MAX_SLOTS, RIVAL_INTERVAL_NS, ServiceEntry, ServiceKey,
+    EVENTS_BYTES, Flow, FlowKey, Group, InterfaceEntry, KernelEvent, MAX_GROUPS, MAX_INTERFACES,
+    MAX_LINES, MAX_SLOTS, RIVAL_INTERVAL_NS, ServiceEntry, ServiceKey,
 };
 use vipd_common::verdict::Verdict;
 use vipd_ebpf::tables::{FlowTable, Tables};
@@ -24,11 +24,11 @@ static VIPS: Array<Bucket<AddressEntry>> = Array::with_max_entries(AddressEntry:
 #[map]
 static SERVICES: Array<Bucket<ServiceEntry>> = Array::with_max_entries(ServiceEntry::BUCKETS, 0);
 #[map]
-static ACTIVE: Array<u64> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
+static ACTIVE: Array<u64> = Array::with_max_entries(MAX_LINES, BPF_F_MMAPABLE);
 #[map]
 static BACKENDS: Array<Backend> = Array::with_max_entries(MAX_SLOTS, 0);
 #[map]
-static CONFIRMED: Array<Confirmed> = Array::with_max_entries(MAX_SERVICES, 0);
+static CONFIRMED: Array<Confirmed> = Array::with_max_entries(MAX_LINES, 0);
 #[map]
 static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(DEFAULT_FLOWS, 0);
 #[map]
@@ -41,9 +41,13 @@ static PORTS: DevMapHash = DevMapHash::with_max_entries(MAX_INTERFACES, 0);
 #[map]
 static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(Verdict::COUNT, 0);
 #[map]
-static FIRST: Array<u32> = Array::with_max_entries(MAX_SERVICES, 0);
+static FIRST: Array<u32> = Array::with_max_entries(MAX_LINES, 0);
 #[map]
 static RIVAL_AT: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+static GROUPS: Array<Group> = Array::with_max_entries(MAX_GROUPS, 0);
+#[map]
+static LEASE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 
@@ -141,6 +145,20 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn group(&self, index: u16) -> Option<&Group> {
+        GROUPS.get(u32::from(index))
+    }
+
+    #[inline(always)]
+    fn lease(&self) -> u64 {
+        match LEASE.get_ptr(0) {
+            // SAFETY: an aligned 64-bit load of a live array element, which the daemon stores whole.
+            Some(lease) => unsafe { lease.read_volatile() },
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
     fn flow(&self, which: FlowTable, key: &FlowKey) -> Option<FlowRef> {
         table(which).get_ptr_mut(key).and_then(NonNull::new).map(FlowRef)
     }
@@ -191,14 +209,14 @@ impl Tables for Maps {
             service,
             generation,
             ifindex,
-            addr: [0; 4],
+            addr: [0; 16],
             mac: MacAddr::ZERO,
-            zero: [0; 6],
+            zero: [0; 2],
         });
     }
 
     #[inline(always)]
-    fn note_rival(&self, addr: Ipv4Bytes, mac: MacAddr, ifindex: u32) {
+    fn note_rival(&self, addr: [u8; 16], mac: MacAddr, ifindex: u32) {
         // SAFETY: no arguments.
         let now = unsafe { bpf_ktime_get_ns() };
         let Some(last) = RIVAL_AT.get_ptr_mut(0) else { return };
@@ -217,7 +235,7 @@ impl Tables for Maps {
             ifindex,
             addr,
             mac,
-            zero: [0; 6],
+            zero: [0; 2],
         });
     }
 }

@@ -21,8 +21,8 @@ const BACKEND: ([u8; 4], u16) = ([198, 18, 0, 101], 8000);
 fn world() -> World {
     let mut world = World::default();
     world.interfaces.insert(1, OWN);
-    world.addresses.insert(VIP.0, Address { flags: Address::NAT });
-    world.addresses.insert(SOURCE, Address { flags: Address::SOURCE });
+    world.addresses.insert(VIP.0, Address::new(Address::NAT));
+    world.addresses.insert(SOURCE, Address::new(Address::SOURCE));
     world.services.insert(ServiceKey::new(VIP.0, VIP.1.to_be_bytes()), 0);
     world.active.insert(0, Active::new(ServiceState::Up, 1, 1));
     world.backends.insert(1, backend());

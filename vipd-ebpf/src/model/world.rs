@@ -8,7 +8,7 @@ use std::vec::Vec;
 
 use vipd_common::addr::{Ipv4Bytes, MacAddr};
 use vipd_common::maps::{
-    Active, Address, Backend, Flow, FlowKey, KernelEvent, RIVAL_INTERVAL_NS, ServiceKey,
+    Active, Address, Backend, Flow, FlowKey, Group, KernelEvent, RIVAL_INTERVAL_NS, ServiceKey,
 };
 
 use crate::tables::{FlowTable, Tables};
@@ -28,6 +28,10 @@ pub struct World {
     pub active: HashMap<u32, Active>,
     /// `BACKENDS`.
     pub backends: HashMap<u16, Backend>,
+    /// `GROUPS`.
+    pub groups: HashMap<u16, Group>,
+    /// `LEASE`.
+    pub lease: u64,
     /// CLOCK_MONOTONIC, ns.
     pub now: u64,
     /// Entries that each flow table holds at most.
@@ -48,6 +52,8 @@ impl Default for World {
             services: HashMap::new(),
             active: HashMap::new(),
             backends: HashMap::new(),
+            groups: HashMap::new(),
+            lease: 0,
             // Well after boot: nothing in the tables is from before it.
             now: 1 << 50,
             flow_capacity: usize::MAX,
@@ -130,6 +136,14 @@ impl Tables for World {
         self.backends.get(&slot).filter(|backend| backend.mode != 0)
     }
 
+    fn group(&self, index: u16) -> Option<&Group> {
+        self.groups.get(&index)
+    }
+
+    fn lease(&self) -> u64 {
+        self.lease
+    }
+
     fn flow(&self, table: FlowTable, key: &FlowKey) -> Option<FlowRef> {
         let entry = self.table(table).borrow().get(key).cloned()?;
         Some(FlowRef { flow: entry.get(), entry })
@@ -176,13 +190,13 @@ impl Tables for World {
             service,
             generation,
             ifindex,
-            addr: [0; 4],
+            addr: [0; 16],
             mac: MacAddr::ZERO,
-            zero: [0; 6],
+            zero: [0; 2],
         });
     }
 
-    fn note_rival(&self, addr: Ipv4Bytes, mac: MacAddr, ifindex: u32) {
+    fn note_rival(&self, addr: [u8; 16], mac: MacAddr, ifindex: u32) {
         if self.now.wrapping_sub(self.rival_at.get()) < RIVAL_INTERVAL_NS {
             return;
         }
@@ -195,7 +209,7 @@ impl Tables for World {
             ifindex,
             addr,
             mac,
-            zero: [0; 6],
+            zero: [0; 2],
         });
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use aya::maps::{MapError, MapInfo, MapType};
 use vipd_common::buckets::{Bucket, Entry};
 use vipd_common::maps::{
-    self, Active, AddressEntry, Backend, Confirmed, Counter, Flow, FlowKey, InterfaceEntry,
+    self, Active, AddressEntry, Backend, Confirmed, Counter, Flow, FlowKey, Group, InterfaceEntry,
     ServiceEntry,
 };
 use vipd_common::verdict::Verdict;
@@ -66,16 +66,18 @@ pub(super) fn expected(settings: &OpenSettings) -> [Expected; maps::ALL.len()] {
     [
         buckets::<AddressEntry>(maps::VIPS),
         buckets::<ServiceEntry>(maps::SERVICES),
-        map(maps::ACTIVE, array, index, size_of::<Active>(), maps::MAX_SERVICES),
+        map(maps::ACTIVE, array, index, size_of::<Active>(), maps::MAX_LINES),
         map(maps::BACKENDS, array, index, size_of::<Backend>(), maps::MAX_SLOTS),
-        map(maps::CONFIRMED, array, index, size_of::<Confirmed>(), maps::MAX_SERVICES),
+        map(maps::CONFIRMED, array, index, size_of::<Confirmed>(), maps::MAX_LINES),
         flows(maps::FLOWS, "max_connections", settings.max_connections),
         flows(maps::HALF_OPEN, "max_half_open", settings.max_half_open),
         buckets::<InterfaceEntry>(maps::INTERFACES),
         map(maps::PORTS, MapType::DevMapHash, index, port, maps::MAX_INTERFACES),
         map(maps::COUNTERS, MapType::PerCpuArray, index, size_of::<Counter>(), Verdict::COUNT),
-        map(maps::FIRST, array, index, index, maps::MAX_SERVICES),
+        map(maps::FIRST, array, index, index, maps::MAX_LINES),
         map(maps::RIVAL_AT, array, index, size_of::<u64>(), 1),
+        map(maps::GROUPS, array, index, size_of::<Group>(), maps::MAX_GROUPS),
+        map(maps::LEASE, array, index, size_of::<u64>(), 1),
         map(maps::EVENTS, MapType::RingBuf, 0, 0, maps::EVENTS_BYTES),
     ]
 }

@@ -30,11 +30,11 @@ use vipd_common::maps::{self, Counter, LAYOUT};
 use vipd_common::verdict::Verdict;
 
 use crate::bpffs::{PinDir, interface_of};
+use crate::clock::Monotonic;
 use crate::config::XdpMode;
 use crate::netdev;
 use crate::plan::{Actual, Step};
 
-mod active;
 mod attach;
 mod error;
 mod events;
@@ -43,6 +43,7 @@ mod pins;
 mod sys;
 mod tables;
 mod trial;
+mod words;
 
 pub use attach::Attached;
 
@@ -94,6 +95,8 @@ pub struct Adopted {
     pub actual: Actual,
     /// Interfaces with a pinned link. Their old program runs on until [`Datapath::attach`].
     pub interfaces: Vec<String>,
+    /// Until when addresses in mode `host` were answered for; zero is never.
+    pub lease: Monotonic,
 }
 
 /// The loaded program and its maps.
@@ -142,6 +145,7 @@ impl Datapath {
         let adopted = Adopted {
             actual: tables.read()?,
             interfaces: present.iter().filter_map(|n| interface_of(LINK_PREFIX, n)).collect(),
+            lease: tables.lease(),
         };
         let datapath = Self {
             pins,
@@ -214,6 +218,12 @@ impl Datapath {
     /// Writes one step of a plan. `SetActive` is one 8-byte write of an array element.
     pub fn apply(&mut self, step: &Step) -> Result<(), DatapathError> {
         self.tables.apply(step)
+    }
+
+    /// Lets addresses in mode `host` be announced until then: one 8-byte write into mapped memory.
+    /// An earlier time than before ends it earlier.
+    pub fn renew_lease(&mut self, until: Monotonic) -> Result<(), DatapathError> {
+        self.tables.renew_lease(until)
     }
 
     /// Reads back what the maps hold (some 10,000 lookups, a few milliseconds).

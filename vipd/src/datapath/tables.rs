@@ -1,6 +1,6 @@
 //! Typed access to the maps that the daemon reads and writes.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 
 use aya::maps::xdp::{DevMapHash, XdpMapError};
@@ -9,20 +9,23 @@ use aya::sys::SyscallError;
 use aya::{Ebpf, Pod};
 use vipd_common::buckets::{Buckets, Entry as _};
 use vipd_common::maps::{
-    self, Active, AddressEntry, Backend, Confirmed, Counter, Interface, InterfaceEntry,
-    ServiceEntry, ServiceKey,
+    self, Active, Address, AddressEntry, Backend, Confirmed, Counter, Group, Interface,
+    InterfaceEntry, MAX_LINES, ServiceEntry, ServiceKey,
 };
 use vipd_common::verdict::Verdict;
 
 use super::DatapathError;
-use super::active::ActiveTable;
+use super::words::Words;
+use crate::clock::Monotonic;
 use crate::plan::{Actual, Step};
 
 /// The maps by name, with their key and value types.
 pub(super) struct Tables {
     addresses: Buckets<MapData, AddressEntry>,
     services: Buckets<MapData, ServiceEntry>,
-    active: ActiveTable,
+    active: Words,
+    lease: Words,
+    groups: Array<MapData, Group>,
     backends: Array<MapData, Backend>,
     confirmed: Array<MapData, Confirmed>,
     interfaces: Buckets<MapData, InterfaceEntry>,
@@ -51,12 +54,15 @@ impl Tables {
     fn new(
         mut take: impl FnMut(&'static str) -> Result<Map, DatapathError>,
     ) -> Result<Self, DatapathError> {
-        let active = ActiveTable::new(take(maps::ACTIVE)?)?;
+        let active = Words::new(take(maps::ACTIVE)?, maps::ACTIVE, MAX_LINES)?;
+        let lease = Words::new(take(maps::LEASE)?, maps::LEASE, 1)?;
         let mut typed = |name| take(name).map(|map| (name, map));
         Ok(Self {
             addresses: Buckets::new(convert(typed(maps::VIPS)?)?),
             services: Buckets::new(convert(typed(maps::SERVICES)?)?),
             active,
+            lease,
+            groups: convert(typed(maps::GROUPS)?)?,
             backends: convert(typed(maps::BACKENDS)?)?,
             confirmed: convert(typed(maps::CONFIRMED)?)?,
             interfaces: Buckets::new(convert(typed(maps::INTERFACES)?)?),
@@ -70,31 +76,57 @@ impl Tables {
         match *step {
             Step::PutInterface { ifindex, interface } => self.put_interface(ifindex, interface),
             Step::RemoveInterface { ifindex } => self.remove_interface(ifindex),
-            Step::PutAddress { addr, address } => self
-                .addresses
-                .insert(v4(addr)?, address)
-                .map_err(|e| DatapathError::map(format!("write {addr} to {}", maps::VIPS), e)),
-            Step::RemoveAddress { addr } => {
-                let what = || format!("remove {addr} from {}", maps::VIPS);
-                removed(self.addresses.remove(&v4(addr)?), what)
-            }
-            Step::PutService { key, index } => self
-                .services
-                .insert(service_key(key)?, index)
-                .map_err(|e| DatapathError::map(format!("write {}", show(key)), e)),
-            Step::RemoveService { key } => {
-                removed(self.services.remove(&service_key(key)?), || {
-                    format!("remove {}", show(key))
-                })
+            Step::PutAddress { addr, address } => self.put_address(addr, address),
+            Step::RemoveAddress { addr } => self.remove_address(addr),
+            Step::PutService { key, index } => self.put_service(key, index),
+            Step::RemoveService { key } => self.remove_service(key),
+            Step::PutGroup { group, members } => {
+                set(&mut self.groups, maps::GROUPS, group, members)
             }
             Step::WriteSlot { slot, backend } => {
                 set(&mut self.backends, maps::BACKENDS, slot.into(), backend)
             }
-            Step::SetActive { service, active } => self.active.store(service, active),
+            Step::SetActive { service, active } => self.active.store(service, active.0),
             Step::SetConfirmed { service, confirmed } => {
                 set(&mut self.confirmed, maps::CONFIRMED, service, confirmed)
             }
         }
+    }
+
+    /// Lets addresses in mode `host` be announced until then.
+    pub(super) fn renew_lease(&self, until: Monotonic) -> Result<(), DatapathError> {
+        self.lease.store(0, until.0)
+    }
+
+    /// What [`Self::renew_lease`] stored last; zero is never.
+    pub(super) fn lease(&self) -> Monotonic {
+        Monotonic(self.lease.iter().map(|(_, until)| until).next().unwrap_or(0))
+    }
+
+    fn put_address(&mut self, addr: IpAddr, address: Address) -> Result<(), DatapathError> {
+        let IpAddr::V4(v4) = addr else { return Err(no_ipv6()) };
+        self.addresses
+            .insert(v4.octets(), address)
+            .map_err(|e| DatapathError::map(format!("write {addr} to {}", maps::VIPS), e))
+    }
+
+    fn remove_address(&mut self, addr: IpAddr) -> Result<(), DatapathError> {
+        let IpAddr::V4(v4) = addr else { return Err(no_ipv6()) };
+        let what = || format!("remove {addr} from {}", maps::VIPS);
+        removed(self.addresses.remove(&v4.octets()), what)
+    }
+
+    fn put_service(&mut self, key: SocketAddr, index: u32) -> Result<(), DatapathError> {
+        let SocketAddr::V4(v4) = key else { return Err(no_ipv6()) };
+        self.services
+            .insert(service_key(v4), index)
+            .map_err(|e| DatapathError::map(format!("write {key} to {}", maps::SERVICES), e))
+    }
+
+    fn remove_service(&mut self, key: SocketAddr) -> Result<(), DatapathError> {
+        let SocketAddr::V4(v4) = key else { return Err(no_ipv6()) };
+        let what = || format!("remove {key} from {}", maps::SERVICES);
+        removed(self.services.remove(&service_key(v4)), what)
     }
 
     /// PORTS first: the program redirects only to what it knows in INTERFACES.
@@ -142,8 +174,8 @@ impl Tables {
         }
         for entry in self.services.entries().map_err(|e| unreadable(maps::SERVICES, e))? {
             let key = entry.key();
-            let socket = SocketAddr::from((key.addr, u16::from_be_bytes(key.port)));
-            actual.services.insert(socket, entry.value());
+            let port = u16::from_be_bytes(key.port);
+            actual.services.insert((Ipv4Addr::from(key.addr), port).into(), entry.value());
         }
         for (slot, backend) in (0..).zip(self.backends.iter()) {
             let backend = backend.map_err(|e| unreadable(maps::BACKENDS, e))?;
@@ -151,9 +183,13 @@ impl Tables {
                 actual.slots.insert(slot, backend);
             }
         }
-        for (service, active) in self.active.iter() {
-            if active != Active::default() {
-                actual.active.insert(service, active);
+        for (service, word) in self.active.iter().filter(|(_, word)| *word != 0) {
+            actual.active.insert(service, Active(word));
+        }
+        for (index, group) in (0..).zip(self.groups.iter()) {
+            let group = group.map_err(|e| unreadable(maps::GROUPS, e))?;
+            if group != Group::EMPTY {
+                actual.groups.insert(index, group);
             }
         }
         for (service, confirmed) in (0..).zip(self.confirmed.iter()) {
@@ -219,17 +255,10 @@ fn unreadable(map: &str, error: MapError) -> DatapathError {
     DatapathError::map(format!("read {map}"), error)
 }
 
-fn service_key(key: SocketAddr) -> Result<ServiceKey, DatapathError> {
-    Ok(ServiceKey::new(v4(key.ip())?, key.port().to_be_bytes()))
+fn service_key(addr: SocketAddrV4) -> ServiceKey {
+    ServiceKey::new(addr.ip().octets(), addr.port().to_be_bytes())
 }
 
-fn v4(addr: IpAddr) -> Result<[u8; 4], DatapathError> {
-    match addr {
-        IpAddr::V4(v4) => Ok(v4.octets()),
-        IpAddr::V6(v6) => Err(DatapathError::Object(format!("it has no table for {v6}"))),
-    }
-}
-
-fn show(key: SocketAddr) -> String {
-    format!("{key} in {}", maps::SERVICES)
+fn no_ipv6() -> DatapathError {
+    DatapathError::Object("it does not carry IPv6".to_owned())
 }

@@ -36,7 +36,7 @@ use crate::config::Config;
 use crate::control::{Control, Question, Request, Response};
 use crate::datapath::{Datapath, Events};
 use crate::failover::{Command, Event, Failover};
-use crate::model::NextHop;
+use crate::model::{NextHop, unmapped_ip};
 use crate::neighbour::{Neighbours, Network};
 use crate::notify::Hint;
 use crate::plan::{Actual, Problem, Topology};
@@ -244,7 +244,7 @@ impl Driver {
                 }
             }
             KernelEvent::RIVAL => {
-                let vip = IpAddr::from(event.addr);
+                let vip = unmapped_ip(event.addr);
                 let ports = self.ports();
                 // Two interfaces on one link hear each other.
                 let is_own = ports.iter().any(|port| port.mac == event.mac);

@@ -39,8 +39,8 @@ pub(super) struct Sources {
 }
 
 impl Parts {
-    /// Goes on from what the maps hold, and begins to ask the Sentinels. Masters that are
-    /// `withdrawn`, by name, stay so until a majority agrees.
+    /// Goes on from what the maps hold, and begins to ask the Sentinels. Until a majority agrees,
+    /// masters that are `withdrawn`, by name, stay so, and without the lease those of mode `host`.
     ///
     /// # Errors
     ///
@@ -48,10 +48,11 @@ impl Parts {
     pub(super) fn new(
         config: Config,
         actual: &Actual,
+        leased: bool,
         withdrawn: &BTreeSet<&str>,
     ) -> Result<(Self, Sources)> {
         let topology = Topology::new(&config);
-        let mut targets = topology.adopted(actual, true);
+        let mut targets = topology.adopted(actual, leased);
         for (name, target) in config.masters().into_iter().zip(&mut targets) {
             if let Some(target) = target {
                 target.announced &= !withdrawn.contains(name);
@@ -92,7 +93,8 @@ impl Driver {
             info!(interfaces = ?adopted.interfaces, "taking over from an earlier vipd");
         }
 
-        let (parts, sources) = Parts::new(config, &adopted.actual, &BTreeSet::new())?;
+        let leased = adopted.lease > Monotonic::now();
+        let (parts, sources) = Parts::new(config, &adopted.actual, leased, &BTreeSet::new())?;
         let Parts { config, topology, failover, knowledge, watchers, followers } = parts;
         let (possession, probes) = Possession::new(&adopted.actual)?;
 

@@ -18,11 +18,13 @@ use crate::netdev::netlink::split;
 use crate::netdev::payload;
 
 /// What is listened to.
-const GROUPS: [MulticastGroup; 4] = [
+const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv6Route,
 ];
 /// Datagrams read at one go; more wait for the next round.
 const MAX_DATAGRAMS: usize = 1_024;

@@ -27,6 +27,8 @@ pub(super) struct Resolver {
     /// By (interface index, address), for the next hops in use.
     known: HashMap<(u32, IpAddr), MacAddr>,
     relevant: BTreeSet<(u32, IpAddr)>,
+    /// Those that have failed and not answered since.
+    silent: BTreeSet<(u32, IpAddr)>,
 }
 
 /// Where the routing table sends a node's packets.
@@ -52,7 +54,12 @@ struct Tables {
 impl Resolver {
     /// Opens its netlink socket, in the caller's network namespace.
     pub(super) fn open() -> io::Result<Self> {
-        Ok(Self { netlink: Netlink::route()?, known: HashMap::new(), relevant: BTreeSet::new() })
+        Ok(Self {
+            netlink: Netlink::route()?,
+            known: HashMap::new(),
+            relevant: BTreeSet::new(),
+            silent: BTreeSet::new(),
+        })
     }
 
     /// The neighbours that the last reading's answers depend on.
@@ -79,6 +86,7 @@ impl Resolver {
             network.next_hops.insert(*node, hop.map(|(next_hop, _)| next_hop));
         }
         self.known.retain(|hop, _| self.relevant.contains(hop));
+        self.silent.retain(|hop| self.relevant.contains(hop));
         network.links = tables.links;
         network.addresses = tables.addresses;
         Ok(network)
@@ -91,6 +99,9 @@ impl Resolver {
         tables: &Tables,
         confirm: bool,
     ) -> Result<(NextHop, bool), Unreachable> {
+        if is_link_local(node) {
+            return Err(Unreachable::LinkLocal);
+        }
         let route = self.route(node)?;
         let link = tables.links.get(&route.ifindex).ok_or(Unreachable::NoRoute)?;
         if !link.running {
@@ -107,7 +118,20 @@ impl Resolver {
         {
             debug!(next_hop = %hop.1, interface = link.name, %error, "cannot start resolution");
         }
-        let silent = entry.is_some_and(|entry| entry.state == NeighbourState::Failed);
+        let silent = match entry.map(|entry| entry.state) {
+            Some(NeighbourState::Failed) => {
+                self.silent.insert(hop);
+                true
+            }
+            // Being asked for again, or about to be, is no answer.
+            None | Some(NeighbourState::Incomplete | NeighbourState::None) => {
+                self.silent.contains(&hop)
+            }
+            Some(_) => {
+                self.silent.remove(&hop);
+                false
+            }
+        };
         let mac = match entry.and_then(usable_mac) {
             Some(mac) => {
                 self.known.insert(hop, mac);
@@ -123,7 +147,7 @@ impl Resolver {
             .iter()
             .filter(|host| host.ifindex == route.ifindex)
             .filter(|host| host.address.is_ipv4() == node.is_ipv4())
-            .filter(|host| host.prefix < bits(host.address))
+            .filter(|host| host.prefix < bits(host.address) && !is_link_local(host.address))
             .map(|host| (network_of(host.address, host.prefix), host.prefix))
             .collect::<BTreeSet<_>>()
             .into_iter()
@@ -225,6 +249,11 @@ impl Resolver {
         request.attributes.push(NeighbourAttribute::Destination(address.into()));
         self.netlink.set(RouteNetlinkMessage::NewNeighbour(request), NLM_F_CREATE | NLM_F_REPLACE)
     }
+}
+
+/// fe80::/10. IPv4's 169.254.0.0/16 is routed like any other prefix.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// The interface that sees the frames, and their VLAN id: for an 802.1Q device its parent.

@@ -116,7 +116,7 @@ pub struct Facts {
     /// Whether transmit checksum offload is on. On veth XDP then forwards packets of the local
     /// stack with checksums that nobody completes; on a real NIC it is harmless.
     pub tx_checksum: Option<bool>,
-    /// Its IPv4 addresses with prefix lengths.
+    /// Its addresses with prefix lengths.
     pub addresses: Vec<(IpAddr, u8)>,
 }
 
@@ -159,7 +159,7 @@ impl Facts {
     }
 }
 
-/// An IPv4 address of this host (of this network namespace).
+/// An address of this host (of this network namespace).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HostAddress {
     /// The address.
@@ -225,7 +225,7 @@ pub fn links() -> Result<Vec<Link>, NetdevError> {
         .map_err(|source| NetdevError::Netlink { what: "links", source })
 }
 
-/// Every IPv4 address of this network namespace.
+/// Every IPv4 and IPv6 address of this network namespace.
 pub fn host_addresses() -> Result<Vec<HostAddress>, NetdevError> {
     read_addresses(&mut route_socket()?)
         .map_err(|source| NetdevError::Netlink { what: "addresses", source })
@@ -283,16 +283,24 @@ pub(crate) fn read_links(netlink: &mut Netlink) -> io::Result<Vec<Link>> {
         .collect())
 }
 
-/// Every IPv4 address, over an open socket.
+/// Every IPv4 and IPv6 address, over an open socket.
 pub(crate) fn read_addresses(netlink: &mut Netlink) -> io::Result<Vec<HostAddress>> {
-    let mut request = AddressMessage::default();
-    request.header.family = AddressFamily::Inet;
-    let answers = netlink.dump(RouteNetlinkMessage::GetAddress(request))?;
-    Ok(answers.into_iter().filter_map(parse_address).collect())
+    let mut addresses = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = AddressMessage::default();
+        request.header.family = family;
+        let answers = netlink.dump(RouteNetlinkMessage::GetAddress(request))?;
+        addresses.extend(answers.into_iter().filter_map(|answer| parse_address(answer, family)));
+    }
+    Ok(addresses)
 }
 
-fn parse_address(answer: RouteNetlinkMessage) -> Option<HostAddress> {
+fn parse_address(answer: RouteNetlinkMessage, family: AddressFamily) -> Option<HostAddress> {
     let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
+    // A kernel without IPv6 answers a question for it with every family there is.
+    if message.header.family != family {
+        return None;
+    }
     // On a point-to-point link IFA_ADDRESS is the peer; IFA_LOCAL is ours wherever it is given.
     let local = message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(ip) => Some(*ip),

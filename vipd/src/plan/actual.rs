@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use vipd_common::maps::{Active, Address, Backend, Confirmed, Interface, ServiceState};
+use vipd_common::maps::{Active, Address, Backend, Confirmed, Group, Interface, ServiceState};
 
 /// One write to one map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +44,13 @@ pub enum Step {
         /// VIP and port.
         key: SocketAddr,
     },
+    /// GROUPS.
+    PutGroup {
+        /// Its index.
+        group: u32,
+        /// What is written; [`Group::EMPTY`] erases.
+        members: Group,
+    },
     /// BACKENDS. Never one that ACTIVE names.
     WriteSlot {
         /// Which slot.
@@ -76,6 +83,8 @@ pub struct Actual {
     pub addresses: BTreeMap<IpAddr, Address>,
     /// SERVICES.
     pub services: BTreeMap<SocketAddr, u32>,
+    /// GROUPS, without the empty ones.
+    pub groups: BTreeMap<u32, Group>,
     /// BACKENDS, without the empty ones.
     pub slots: BTreeMap<u16, Backend>,
     /// ACTIVE. What isn't there is an array's initial value, [`Active::default`].
@@ -109,6 +118,13 @@ impl Actual {
             }
             Step::RemoveService { key } => {
                 self.services.remove(&key);
+            }
+            Step::PutGroup { group, members } => {
+                if members == Group::EMPTY {
+                    self.groups.remove(&group);
+                } else {
+                    self.groups.insert(group, members);
+                }
             }
             Step::WriteSlot { slot, backend } => {
                 self.slots.insert(slot, backend);
@@ -149,6 +165,7 @@ impl Actual {
 pub(super) fn names_a_slot(active: Active) -> bool {
     match active.state() {
         ServiceState::Up | ServiceState::Parked => true,
+        ServiceState::Group => false,
         ServiceState::Down => active.generation() != 0,
     }
 }

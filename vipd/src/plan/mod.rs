@@ -148,7 +148,7 @@ struct Line<'a> {
 }
 
 /// What a VIP shows to its link: taken away first, given last.
-const SHOWN: u32 = Address::ANNOUNCE | Address::ECHO;
+const SHOWN: u16 = Address::ANNOUNCE | Address::ECHO;
 
 fn place<'a>(
     topology: &'a Topology,
@@ -202,7 +202,7 @@ fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
     let down = match active.state() {
         ServiceState::Down => active,
         // Slot and generation stay: what comes next depends on which node this was.
-        ServiceState::Up | ServiceState::Parked => {
+        ServiceState::Up | ServiceState::Parked | ServiceState::Group => {
             Active::new(ServiceState::Down, active.slot(), active.generation())
         }
     };
@@ -243,30 +243,38 @@ fn addresses(
     wanted: &Wanted<'_>,
     actual: &Actual,
 ) -> BTreeMap<IpAddr, Address> {
-    let mut flags: BTreeMap<IpAddr, u32> = topology
-        .vips
-        .iter()
-        .map(|vip| match vip.mode {
-            Mode::Nat => (vip.addr, Address::NAT),
-            Mode::Dsr => (vip.addr, Address::DSR),
-            Mode::Host => (vip.addr, Address::HOST),
-            Mode::Real => (vip.addr, Address::REAL),
-        })
-        .collect();
+    let mut addresses: BTreeMap<IpAddr, Address> =
+        topology.vips.iter().map(|vip| (vip.addr, bare(vip, lines))).collect();
     for line in lines.iter().filter(|line| line.active.state() == ServiceState::Up) {
-        let vip = line.place.route.vip.addr;
-        let entry = flags.entry(vip).or_default();
-        *entry |= Address::ECHO;
+        let address = addresses.entry(line.place.route.vip.addr).or_default();
+        address.flags |= Address::ECHO;
         if line.may_announce(wanted) {
-            *entry |= Address::ANNOUNCE;
+            address.flags |= Address::ANNOUNCE;
         }
     }
     for backend in lines.iter().flat_map(|line| line.backends(actual)) {
         if backend.mode == ForwardMode::Nat as u32 {
-            flags.entry(unmapped_ip(backend.source)).or_insert(Address::SOURCE);
+            let source = Address::new(Address::SOURCE);
+            addresses.entry(unmapped_ip(backend.source)).or_insert(source);
         }
     }
-    flags.into_iter().map(|(addr, flags)| (addr, Address { flags })).collect()
+    addresses
+}
+
+/// A VIP that shows nothing.
+fn bare(vip: &Vip, lines: &[Line<'_>]) -> Address {
+    match vip.mode {
+        Mode::Nat => Address::new(Address::NAT),
+        Mode::Dsr => Address::new(Address::DSR),
+        Mode::Real => Address::new(Address::REAL),
+        // All of its services follow one master: any of them decides for the address. It is below
+        // MAX_LINES.
+        Mode::Host => match lines.iter().find(|line| line.place.route.vip.addr == vip.addr) {
+            Some(line) => Address { flags: Address::HOST, service: line.place.index as u16 },
+            // No index was left for it; an address that nothing decides for is nobody's.
+            None => Address::new(Address::REAL),
+        },
+    }
 }
 
 impl Line<'_> {
@@ -311,7 +319,7 @@ fn withdraw(
         match addresses.get(&addr) {
             Some(wanted) if present.has(SHOWN & !wanted.flags) => {
                 let flags = present.flags & !(SHOWN & !wanted.flags);
-                steps.push(Step::PutAddress { addr, address: Address { flags } });
+                steps.push(Step::PutAddress { addr, address: Address { flags, ..*present } });
             }
             Some(_) => {}
             None if present.has(Address::VIRTUAL) => steps.push(Step::RemoveAddress { addr }),
@@ -328,7 +336,7 @@ fn withdraw(
         let active = actual.active(service);
         match active.state() {
             ServiceState::Down => {}
-            ServiceState::Up | ServiceState::Parked => {
+            ServiceState::Up | ServiceState::Parked | ServiceState::Group => {
                 let active = Active::new(ServiceState::Down, active.slot(), active.generation());
                 steps.push(Step::SetActive { service, active });
             }
@@ -352,10 +360,13 @@ fn prepare(
     }
     for (&addr, wanted) in addresses {
         let present = actual.addresses.get(&addr);
-        if present.is_none_or(|present| (present.flags ^ wanted.flags) & !SHOWN != 0) {
+        let is_other = |present: &Address| {
+            (present.flags ^ wanted.flags) & !SHOWN != 0 || present.service != wanted.service
+        };
+        if present.is_none_or(is_other) {
             let shown = present.map_or(0, |present| present.flags) & SHOWN;
             let flags = wanted.flags & (shown | !SHOWN);
-            steps.push(Step::PutAddress { addr, address: Address { flags } });
+            steps.push(Step::PutAddress { addr, address: Address { flags, ..*wanted } });
         }
     }
     for &(slot, backend) in &slots.writes {

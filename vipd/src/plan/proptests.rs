@@ -173,7 +173,10 @@ fn any_world() -> impl Strategy<Value = World> {
 /// several places.
 fn phase(step: &Step, before: &Actual) -> Option<u32> {
     match step {
-        Step::PutInterface { .. } | Step::WriteSlot { .. } | Step::PutService { .. } => Some(2),
+        Step::PutInterface { .. }
+        | Step::WriteSlot { .. }
+        | Step::PutGroup { .. }
+        | Step::PutService { .. } => Some(2),
         Step::RemoveInterface { .. } | Step::RemoveService { .. } => Some(6),
         Step::PutAddress { addr, address } => {
             let shown = before.addresses.get(addr).map_or(0, |before| before.flags) & SHOWN;
@@ -190,7 +193,7 @@ fn phase(step: &Step, before: &Actual) -> Option<u32> {
         Step::SetActive { active, .. } => match active.state() {
             ServiceState::Down => Some(1),
             ServiceState::Up => Some(4),
-            ServiceState::Parked => panic!("nothing parks yet"),
+            ServiceState::Parked | ServiceState::Group => panic!("not yet"),
         },
         Step::SetConfirmed { confirmed, .. } => (confirmed.valid == 1).then_some(3),
     }
@@ -249,6 +252,7 @@ fn apply(
             | Step::PutAddress { .. }
             | Step::RemoveAddress { .. }
             | Step::PutService { .. }
+            | Step::PutGroup { .. }
             | Step::RemoveService { .. }
             | Step::SetConfirmed { .. } => {}
         }

@@ -1,7 +1,7 @@
 //! `vipd run` as a process, without a Sentinel: it adopts what a test has put into the pinned maps.
 
 use std::fs::{File, read_to_string};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 
@@ -16,7 +16,7 @@ use vipd_common::maps::{
     Active, Address, Backend, Confirmed, ForwardMode, Interface, ServiceState, name_hash,
 };
 
-use crate::lab::{Netns, Pins, names, unique, veth, wait_for};
+use crate::lab::{Netns, Pins, layout, names, unique, veth, wait_for};
 
 const OWN: MacAddr = MacAddr([2, 0, 0, 0, 7, 0x50]);
 const PEER: MacAddr = MacAddr([2, 0, 0, 0, 7, 0x66]);
@@ -79,7 +79,7 @@ impl Lab {
     }
 
     /// Puts into the maps what a vipd left that served [`NODE`], announced or not.
-    fn served_before(&self, shown: u32) {
+    fn served_before(&self, shown: u16) {
         self.own.run(|| {
             let ifindex = netdev::link("eth0").expect("eth0").ifindex;
             let settings = OpenSettings {
@@ -89,7 +89,7 @@ impl Lab {
                 max_half_open: 16_384,
             };
             let (mut datapath, _) = Datapath::open(&settings).expect("open");
-            let key = SocketAddr::from((VIP, 6_379));
+            let key = (VIP, 6_379_u16).into();
             let backend = Backend {
                 addr: mapped(NODE.octets()),
                 source: mapped(VIP.octets()),
@@ -111,10 +111,7 @@ impl Lab {
             };
             for step in [
                 Step::PutInterface { ifindex, interface: Interface { mac: OWN, zero: [0; 2] } },
-                Step::PutAddress {
-                    addr: VIP.into(),
-                    address: Address { flags: Address::NAT | shown },
-                },
+                Step::PutAddress { addr: VIP.into(), address: Address::new(Address::NAT | shown) },
                 Step::PutService { key, index: 0 },
                 Step::WriteSlot { slot: 0, backend },
                 Step::SetConfirmed { service: 0, confirmed },
@@ -175,7 +172,7 @@ fn announcing(status: &serde_json::Value) -> bool {
 fn sigterm_during_the_start_leaves_nothing_behind() {
     let lab = lab();
     let mut vipd = lab.run(&["eth0"]);
-    wait_for("the first pin", || (!names(&lab.pins.dir().join("v1")).is_empty()).then_some(()));
+    wait_for("the first pin", || (!names(&lab.pins.dir().join(layout())).is_empty()).then_some(()));
     vipd.signal(Signal::SIGTERM);
     let ended = vipd.child.wait().expect("wait");
     assert!(ended.success(), "{ended}");
@@ -264,7 +261,7 @@ fn a_vip_that_another_took_while_the_service_was_down_is_not_taken_back() {
     lab.peer.block_on(|| async {
         let ifindex = nix::net::if_::if_nametoindex("eth0").expect("eth0");
         let port = vipd::announce::Port { ifindex, mac: PEER };
-        vipd::announce::Announcer::new().expect("socket").announce(port, VIP.into()).expect("send");
+        vipd::announce::Announcer::new().expect("socket").announce(port, VIP).expect("send");
     });
     vipd.wait("the claim is told", |status| problem(status, "has claimed the VIP"));
     lab.own.ip("route del 198.18.7.66/32 dev two");

@@ -1,10 +1,11 @@
 //! The real program, loaded, pinned, attached to a veth, taken over and removed.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::Duration;
 
 use vipd::bpffs::BpffsError;
+use vipd::clock::Monotonic;
 use vipd::config::XdpMode;
 use vipd::datapath::{
     Adopted, Datapath, DatapathError, OpenSettings, Pass, detach_all, inspect_pins,
@@ -13,11 +14,12 @@ use vipd::netdev::{self, AttachedMode, AttachedXdp};
 use vipd::plan::{Actual, Step};
 use vipd_common::addr::{MacAddr, mapped};
 use vipd_common::maps::{
-    self, Active, Address, Backend, Confirmed, ForwardMode, Interface, KernelEvent, ServiceState,
+    self, Active, Address, Backend, Confirmed, ForwardMode, Group, Interface, KernelEvent,
+    ServiceState,
 };
 use vipd_common::verdict::Verdict;
 
-use crate::lab::{Netns, Pins, names, veth, wait_for};
+use crate::lab::{Netns, Pins, layout, names, veth, wait_for};
 
 const OWN: MacAddr = MacAddr([2, 0, 0, 0, 5, 0x50]);
 const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 5, 250);
@@ -64,7 +66,7 @@ fn xdp(interface: &str) -> Option<AttachedXdp> {
 
 /// One of everything.
 fn steps(ifindex: u32) -> Vec<Step> {
-    let key = SocketAddr::from((VIP, 6_379));
+    let key = (VIP, 6_379).into();
     let node = Ipv4Addr::new(198, 18, 5, 101).octets();
     let backend = Backend {
         addr: mapped(node),
@@ -83,13 +85,20 @@ fn steps(ifindex: u32) -> Vec<Step> {
         Step::PutInterface { ifindex, interface: Interface { mac: OWN, zero: [0; 2] } },
         Step::PutAddress {
             addr: VIP.into(),
-            address: Address { flags: Address::NAT | Address::ANNOUNCE },
+            address: Address::new(Address::NAT | Address::ANNOUNCE),
         },
         Step::PutService { key, index: 3 },
+        Step::PutGroup { group: 255, members: group() },
         Step::WriteSlot { slot: 8_191, backend },
         Step::SetConfirmed { service: 3, confirmed },
         Step::SetActive { service: 3, active: Active::new(ServiceState::Up, 8_191, 9) },
     ]
+}
+
+fn group() -> Group {
+    let mut group = Group { count: 2, ..Group::EMPTY };
+    group.members[1] = 4_095;
+    group
 }
 
 fn expected(steps: &[Step]) -> Actual {
@@ -104,6 +113,9 @@ fn expected(steps: &[Step]) -> Actual {
             }
             Step::PutService { key, index } => {
                 actual.services.insert(key, index);
+            }
+            Step::PutGroup { group, members } => {
+                actual.groups.insert(group, members);
             }
             Step::WriteSlot { slot, backend } => {
                 actual.slots.insert(slot, backend);
@@ -121,11 +133,12 @@ fn expected(steps: &[Step]) -> Actual {
 }
 
 fn removals(ifindex: u32) -> Vec<Step> {
-    let key = SocketAddr::from((VIP, 6_379));
+    let key = (VIP, 6_379).into();
     vec![
         Step::RemoveInterface { ifindex },
         Step::RemoveAddress { addr: VIP.into() },
         Step::RemoveService { key },
+        Step::PutGroup { group: 255, members: Group::EMPTY },
         Step::WriteSlot { slot: 8_191, backend: Backend::EMPTY },
         Step::SetConfirmed { service: 3, confirmed: Confirmed::default() },
         Step::SetActive { service: 3, active: Active::default() },
@@ -157,7 +170,7 @@ fn what_is_written_is_read_back_and_removing_twice_is_no_error() {
             datapath.apply(step).expect("apply");
         }
         assert_eq!(datapath.read_actual().expect("read"), Actual::default());
-        let beyond = Step::SetActive { service: maps::MAX_SERVICES, active: Active::default() };
+        let beyond = Step::SetActive { service: maps::MAX_LINES, active: Active::default() };
         datapath.apply(&beyond).expect_err("no such service");
     });
 }
@@ -203,17 +216,14 @@ fn a_rival_claim_arrives_as_an_event() {
                 ifindex: nix::net::if_::if_nametoindex("eth0").expect("eth0"),
                 mac: rival,
             };
-            vipd::announce::Announcer::new()
-                .expect("socket")
-                .announce(port, VIP.into())
-                .expect("send");
+            vipd::announce::Announcer::new().expect("socket").announce(port, VIP).expect("send");
         });
         let event = tokio::time::timeout(Duration::from_secs(5), events.next())
             .await
             .expect("an event")
             .expect("readable");
         assert_eq!(event.kind, KernelEvent::RIVAL);
-        assert_eq!((event.addr, event.mac, event.ifindex), (VIP.octets(), rival, ifindex));
+        assert_eq!((event.addr, event.mac, event.ifindex), (mapped(VIP.octets()), rival, ifindex));
     });
 }
 
@@ -230,12 +240,15 @@ fn a_second_start_takes_over_without_a_moment_of_no_program() {
         }
         let before = xdp("eth0").expect("attached");
         let link = link_id(&settings);
+        let until = Monotonic(0x0123_4567_89ab_cdef);
+        first.renew_lease(until).expect("renew");
         drop(first); // as by kill -9: the pins stay
         assert_eq!(xdp("eth0"), Some(before));
 
         let (second, adopted) = Datapath::open(&settings).expect("open");
         assert_eq!(adopted.actual, expected(&steps));
         assert_eq!(adopted.interfaces, ["eth0"]);
+        assert_eq!(adopted.lease, until);
         assert_eq!(xdp("eth0"), Some(before), "not before attach()");
         let mut second = second;
         second.attach(&eth0()).expect("attach");
@@ -252,7 +265,7 @@ fn a_second_start_takes_over_without_a_moment_of_no_program() {
 
 /// The kernel's id of the pinned link.
 fn link_id(settings: &OpenSettings) -> u32 {
-    let pin = settings.pin_dir.join("v1/link_eth0");
+    let pin = settings.pin_dir.join(layout()).join("link_eth0");
     let link = aya::programs::links::PinnedLink::from_pin(pin).expect("pinned");
     aya::programs::links::FdLink::from(link).info().expect("info").id()
 }
@@ -263,7 +276,7 @@ fn a_start_that_is_not_committed_leaves_nothing() {
     lab.own.run(|| {
         let settings = settings(&lab.pins);
         let (mut datapath, _) = Datapath::open(&settings).expect("open");
-        assert!(names(&settings.pin_dir.join("v1")).len() >= maps::ALL.len());
+        assert!(names(&settings.pin_dir.join(layout())).len() >= maps::ALL.len());
         let error = datapath.attach(&["eth0".to_owned(), "eth9".to_owned()]).expect_err("no eth9");
         assert!(error.to_string().contains("eth9"), "{error}");
         assert!(xdp("eth0").is_some(), "attached before the failure");
@@ -421,7 +434,7 @@ fn an_interface_that_was_made_anew_is_attached_again_and_one_no_longer_named_is_
         datapath.attach(&eth0()).expect("one only");
         assert_eq!(xdp("two"), None);
         assert!(xdp("eth0").is_some());
-        assert!(!names(&settings.pin_dir.join("v1")).contains(&"link_two".to_owned()));
+        assert!(!names(&settings.pin_dir.join(layout())).contains(&"link_two".to_owned()));
     });
 }
 
@@ -473,7 +486,7 @@ fn pins_are_inspected_without_a_daemon_and_without_a_change() {
         drop(datapath);
         let dead = inspect_pins(&settings.pin_dir).expect("inspect").expect("pins");
         assert_eq!(dead.holder, None);
-        assert_eq!(dead.layouts, ["v1"]);
+        assert_eq!(dead.layouts, [layout()]);
         assert_eq!(dead.maps.len(), maps::ALL.len());
         assert_eq!(dead.actual, Some(expected(&steps)));
         assert_eq!(dead.counters.len(), Verdict::ALL.len());

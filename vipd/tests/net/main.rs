@@ -4,11 +4,14 @@
 //! | file | topology | what |
 //! | --- | --- | --- |
 //! | neighbour | director -- router -- far | next hops on the link and by a router, followed |
+//! | neighbour6 | director -- router -- far | the same in IPv6: NDP, routers by link-local address |
 //! | announce | own -- peer | probing for a VIP, gratuitous ARP as it arrives at the peer |
 //! | datapath | own -- peer | load, pin, attach, take over, undo, refuse, detach |
 //! | daemon | own -- peer | `vipd run` on a host that changes under it; no Sentinel, adopted maps |
 //! | exec | own -- peer | processes under `ip netns exec` and `nsenter`, killed with -9 |
+//! | host_address | own -- peer | VIPs as addresses of the host: what arrives, what leaves |
 //! | netdev | own -- peer | what `vipd check` reads |
+//! | sysctl | own -- peer | kernel parameters changed, remembered and put back |
 //!
 //! Not covered: 802.1Q devices on a real kernel (the one this was written on has none; their
 //! parsing and resolution have unit tests), XDP links before Linux 5.9, a readable /proc/1 in
@@ -18,6 +21,9 @@ mod announce;
 mod daemon;
 mod datapath;
 mod exec;
+mod host_address;
 mod lab;
 mod neighbour;
+mod neighbour6;
 mod netdev;
+mod sysctl;

@@ -39,7 +39,7 @@ fn topology() -> Topology {
 }
 
 /// Waits until `check` holds of what is published.
-async fn until<T>(
+pub async fn until<T>(
     network: &mut watch::Receiver<Network>,
     what: &str,
     check: impl Fn(&Network) -> Option<T>,
@@ -58,11 +58,11 @@ async fn until<T>(
     }
 }
 
-fn hop(node: IpAddr) -> impl Fn(&Network) -> Option<NextHop> {
+pub fn hop(node: IpAddr) -> impl Fn(&Network) -> Option<NextHop> {
     move |network| network.next_hops.get(&node)?.as_ref().ok().cloned()
 }
 
-fn problem(node: IpAddr) -> impl Fn(&Network) -> Option<Unreachable> {
+pub fn problem(node: IpAddr) -> impl Fn(&Network) -> Option<Unreachable> {
     move |network| network.next_hops.get(&node)?.as_ref().err().cloned()
 }
 

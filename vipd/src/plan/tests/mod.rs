@@ -75,8 +75,8 @@ fn key(port: u16) -> SocketAddr {
     SocketAddr::new(VIP, port)
 }
 
-fn put_vip(flags: u32) -> Step {
-    Step::PutAddress { addr: VIP, address: Address { flags } }
+fn put_vip(flags: u16) -> Step {
+    Step::PutAddress { addr: VIP, address: Address::new(flags) }
 }
 
 fn confirm(target: Target) -> Step {
@@ -90,7 +90,7 @@ fn activate(active: Active) -> Step {
 /// The hash of the first master's name.
 const NAME: u64 = 11;
 
-const SHOWN_NAT: u32 = Address::NAT | Address::ANNOUNCE | Address::ECHO;
+const SHOWN_NAT: u16 = Address::NAT | Address::ANNOUNCE | Address::ECHO;
 
 /// A director with one VIP, one service, one master name and three nodes, and its maps.
 struct Lab {

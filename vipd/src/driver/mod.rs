@@ -108,6 +108,8 @@ struct Driver {
     detached: BTreeSet<String>,
     /// What is wrong with the host, in words.
     host_problems: BTreeSet<String>,
+    /// Until when the kernel answers for addresses of mode `host`.
+    lease: Monotonic,
     /// Where the configuration is from; none if it was all flags.
     file: Option<PathBuf>,
     /// For a socket that is opened later.

@@ -42,9 +42,8 @@ impl Driver {
             bail!(why);
         }
         let withdrawn = withdrawn(&self.knowledge, self.failover.desired());
-        // The new followers start to ask here; what they hear waits in their queue. The lease is
-        // this vipd's own, which has not paused.
-        let (parts, reports) = Parts::new(config, &self.actual, true, &withdrawn)?;
+        // The new followers start to ask here; what they hear waits in their queue.
+        let (parts, reports) = Parts::new(config, &self.actual, self.lease, &withdrawn)?;
         let hints = self.listen_for_hints(&parts.config.daemon.notify_socket).await?;
         self.attach_added(&parts.config.daemon)?;
 

@@ -39,8 +39,9 @@ pub(super) struct Sources {
 }
 
 impl Parts {
-    /// Goes on from what the maps hold, and begins to ask the Sentinels. Until a majority agrees,
-    /// masters that are `withdrawn`, by name, stay so, and without the lease those of mode `host`.
+    /// Goes on from what the maps hold, and begins to ask the Sentinels. `lease` is until when
+    /// addresses of mode `host` are answered for; masters that are `withdrawn`, by name, stay so
+    /// until a majority agrees.
     ///
     /// # Errors
     ///
@@ -48,17 +49,18 @@ impl Parts {
     pub(super) fn new(
         config: Config,
         actual: &Actual,
-        leased: bool,
+        lease: Monotonic,
         withdrawn: &BTreeSet<&str>,
     ) -> Result<(Self, Sources)> {
         let topology = Topology::new(&config);
-        let mut targets = topology.adopted(actual, leased);
+        let now = Monotonic::now();
+        let mut targets = topology.adopted(actual, lease > now);
         for (name, target) in config.masters().into_iter().zip(&mut targets) {
             if let Some(target) = target {
                 target.announced &= !withdrawn.contains(name);
             }
         }
-        let failover = Failover::new(&Settings::new(&config), &targets, Monotonic::now());
+        let failover = Failover::new(&Settings::new(&config), &targets, now);
         let (sentinel_reports, sentinels) = mpsc::channel(QUEUE);
         let (node_reports, nodes) = mpsc::channel(QUEUE);
         let resolver = Resolver::default();
@@ -93,8 +95,8 @@ impl Driver {
             info!(interfaces = ?adopted.interfaces, "taking over from an earlier vipd");
         }
 
-        let leased = adopted.lease > Monotonic::now();
-        let (parts, sources) = Parts::new(config, &adopted.actual, leased, &BTreeSet::new())?;
+        let (parts, sources) =
+            Parts::new(config, &adopted.actual, adopted.lease, &BTreeSet::new())?;
         let Parts { config, topology, failover, knowledge, watchers, followers } = parts;
         let (possession, probes) = Possession::new(&adopted.actual)?;
 
@@ -117,6 +119,7 @@ impl Driver {
             reported: BTreeSet::new(),
             detached: BTreeSet::new(),
             host_problems: BTreeSet::new(),
+            lease: adopted.lease,
             file,
             ask,
             _control: control,

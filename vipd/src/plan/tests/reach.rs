@@ -40,14 +40,14 @@ fn off_link_the_host_s_own_address_is_the_source() {
         ..backend(101)
     };
     assert_eq!(lab.actual.slots[&0], expected);
-    assert_eq!(lab.actual.addresses[&HOST.into()].flags, Address::SOURCE);
+    assert_eq!(lab.actual.addresses[&HOST].flags, Address::SOURCE);
 
     // A route that changes to the VIP's link leaves nobody with the host's address.
     for host in 101..=103 {
         *lab.hop(host) = hop(host);
     }
     let steps = lab.apply();
-    assert_eq!(steps.last(), Some(&Step::RemoveAddress { addr: HOST.into() }));
+    assert_eq!(steps.last(), Some(&Step::RemoveAddress { addr: HOST }));
     // Replies to connections from the host's address no longer arrive: they are stale.
     let generations: Vec<u32> = lab.actual.active.values().map(|it| it.generation()).collect();
     assert_eq!(generations, [2]);
@@ -62,7 +62,7 @@ fn a_source_that_is_still_used_stays_while_the_mac_is_unknown() {
     lab.apply();
     lab.forget_hop(101);
     assert_eq!(lab.apply(), []);
-    assert_eq!(lab.actual.addresses[&HOST.into()].flags, Address::SOURCE);
+    assert_eq!(lab.actual.addresses[&HOST].flags, Address::SOURCE);
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn dsr_rewrites_macs_only() {
     };
     assert_eq!(lab.actual.slots[&0], expected);
     let shown = Address::DSR | Address::ANNOUNCE | Address::ECHO;
-    assert_eq!(lab.actual.addresses[&VIP.into()].flags, shown);
+    assert_eq!(lab.actual.addresses[&VIP].flags, shown);
     assert_eq!(lab.actual.addresses.len(), 1);
 }
 
@@ -139,7 +139,7 @@ fn a_route_by_a_foreign_interface_is_a_problem_and_takes_the_service_down() {
     lab.apply();
     assert_eq!(lab.why(), [Unreachable::NotAttached { ifindex: 9 }]);
     assert_eq!(lab.actual.active(0), down(0, 1));
-    assert_eq!(lab.actual.addresses[&VIP.into()].flags, Address::NAT);
+    assert_eq!(lab.actual.addresses[&VIP].flags, Address::NAT);
 }
 
 #[test]

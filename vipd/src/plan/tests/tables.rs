@@ -71,7 +71,7 @@ fn a_removed_vip_is_not_answered_for_before_its_service_is_down() {
     assert_eq!(
         lab.apply(),
         [
-            Step::RemoveAddress { addr: VIP.into() },
+            Step::RemoveAddress { addr: VIP },
             activate(down(0, 1)),
             Step::SetConfirmed { service: 0, confirmed: Confirmed::default() },
             Step::RemoveService { key: key(6379) },

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use tracing::{info, warn};
 
 use super::knowledge::Knowledge;
+use super::reconcile::Told;
 use super::start::{Parts, Sources};
 use super::{Driver, host};
 use crate::config::{Config, Daemon};
@@ -52,7 +53,10 @@ impl Driver {
         knowledge.inherit(&self.knowledge);
         self.failovers = mem::take(&mut self.failovers)
             .into_iter()
-            .filter_map(|record| carried(record, &self.knowledge, &knowledge))
+            .filter_map(|told| {
+                let record = carried(told.record, &self.knowledge, &knowledge)?;
+                Some(Told { record, ..told })
+            })
             .collect();
         self.config = config;
         self.topology = topology;

@@ -8,10 +8,12 @@
 
 mod host;
 mod knowledge;
+mod ownership;
 mod possession;
 mod reconcile;
 mod reload;
 mod report;
+mod self_probe;
 mod start;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -29,6 +31,7 @@ use vipd_common::maps::{Interface, KernelEvent};
 
 use self::knowledge::Knowledge;
 use self::possession::{Possession, Probed};
+use self::self_probe::SelfProbe;
 use self::start::Sources;
 use crate::announce::Port;
 use crate::clock::Monotonic;
@@ -36,7 +39,8 @@ use crate::config::Config;
 use crate::control::{Control, Question, Request, Response};
 use crate::datapath::{Datapath, Events};
 use crate::failover::{Command, Event, Failover};
-use crate::model::{NextHop, unmapped_ip};
+use crate::holding::Holding;
+use crate::model::{MasterId, NextHop, unmapped_ip};
 use crate::neighbour::{Neighbours, Network};
 use crate::notify::Hint;
 use crate::plan::{Actual, Problem, Topology};
@@ -98,6 +102,11 @@ struct Driver {
     network: Network,
     next_hops: HashMap<IpAddr, NextHop>,
     possession: Possession,
+    holding: Holding,
+    self_probe: SelfProbe,
+    /// Masters that somebody served before: in mode `host` their VIPs change hands without a
+    /// question.
+    settled: BTreeSet<MasterId>,
     knowledge: Knowledge,
     failovers: VecDeque<FailoverRecord>,
     /// What isn't as it should be, since when.
@@ -124,6 +133,7 @@ struct Inputs {
     network: watch::Receiver<Network>,
     kernel: Events,
     probes: mpsc::Receiver<Probed>,
+    self_probes: mpsc::Receiver<self_probe::Probed>,
     questions: mpsc::Receiver<Question>,
 }
 
@@ -132,6 +142,8 @@ impl Driver {
     async fn serve(&mut self, mut inputs: Inputs, mut signals: Signals) -> Result<()> {
         let mut tick = interval(RECONCILE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lease = interval(self.lease_interval());
+        lease.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = pin!(sleep_until(self.deadline()));
             tokio::select! {
@@ -153,6 +165,7 @@ impl Driver {
                     self.possession.probed(probed, Instant::now());
                     self.reconcile();
                 }
+                Some(probed) = inputs.self_probes.recv() => self.self_probe.probed(probed),
                 Some((request, answer)) = inputs.questions.recv() => {
                     let response = self.answer(request, &mut inputs.sources).await;
                     // Whoever asked may be gone.
@@ -163,11 +176,13 @@ impl Driver {
                     self.look_at_host();
                     self.reconcile();
                 }
+                _ = lease.tick() => self.keep_lease(&mut inputs.sources)?,
                 _ = signals.hangup.recv() => {
                     info!("SIGHUP: reading the configuration again");
                     if let Err(error) = self.reload(&mut inputs.sources).await {
                         error!("nothing was changed: {error:#}");
                     }
+                    lease = interval(self.lease_interval());
                 }
                 _ = signals.terminate.recv() => { info!("SIGTERM: stopping"); return Ok(()); }
                 _ = signals.interrupt.recv() => { info!("SIGINT: stopping"); return Ok(()); }
@@ -223,6 +238,9 @@ impl Driver {
         if let Some(known) = self.failovers.iter_mut().find(|known| known.id == record.id) {
             *known = record;
             return;
+        }
+        if record.from.is_some() {
+            self.settled.insert(record.master);
         }
         if self.failovers.len() >= MAX_FAILOVERS {
             self.failovers.pop_front();

@@ -74,6 +74,12 @@ impl Possession {
         &self.held
     }
 
+    /// VIPs that are ours without a question.
+    pub fn grant(&mut self, vips: BTreeSet<IpAddr>) {
+        self.waiting.retain(|vip, _| !vips.contains(vip));
+        self.held.extend(vips);
+    }
+
     /// Probes for what is wanted and not held, announces what the maps have begun to answer, and
     /// gives up what is no longer wanted. `ports` are the interfaces that can send now: one that
     /// comes (back) up or changes its address is announced on anew.

@@ -9,11 +9,10 @@ use tracing::{error, info, warn};
 use vipd_common::maps::ServiceState;
 
 use super::{Driver, host};
-use crate::announce::Port;
 use crate::clock::Monotonic;
 use crate::failover::{Event, Target};
 use crate::model::MasterId;
-use crate::plan::{self, Problem, Step, Wanted};
+use crate::plan::{self, Plan, Problem, Step, Wanted};
 
 /// What is solved sooner than this was no problem: a next hop that is just being resolved, say.
 const LASTING: Duration = Duration::from_secs(1);
@@ -21,8 +20,33 @@ const LASTING: Duration = Duration::from_secs(1);
 impl Driver {
     /// Compares what should be with what is, and takes the steps between them.
     pub(super) fn reconcile(&mut self) {
+        let claimed = self.claimed();
+        let granted = self.granted(&claimed);
+        self.possession.grant(granted);
+        let mut plan = self.plan();
+        if !self.hold(&plan.hold) {
+            // Not announced, then.
+            plan = self.plan();
+        }
+        let flips = self.apply(&plan.steps);
+        self.release(&plan.release);
+        self.report_problems(plan.problems);
+        for (master, at) in flips {
+            let desired = self.failover.desired().get(master.0);
+            if let Some(target) = desired.and_then(|desired| desired.target) {
+                self.flipped(master, target, at);
+            }
+        }
+        let ports = self.running_ports();
+        self.possession.update(&claimed, &ports, &self.actual, Instant::now());
+        self.self_probe.update(&self.held_services(), Instant::now());
+    }
+
+    fn plan(&self) -> Plan {
         let interfaces = self.interfaces();
-        let announceable = self.possession.held().clone();
+        let refused = |vip: &&IpAddr| self.holding.is_refused(**vip);
+        let may_announce: BTreeSet<IpAddr> =
+            self.possession.held().iter().filter(|vip| !refused(vip)).copied().collect();
         let own = host::own_addresses(&self.config, &self.network);
         let nodes = self.knowledge.nodes(self.failover.desired());
         let wanted = Wanted {
@@ -31,18 +55,9 @@ impl Driver {
             next_hops: &self.next_hops,
             interfaces: &interfaces,
             own: &own,
-            may_announce: &announceable,
+            may_announce: &may_announce,
         };
-        let plan = plan::diff(&self.topology, &wanted, &self.actual);
-        let flips = self.apply(&plan.steps);
-        self.report_problems(plan.problems);
-        for (master, at) in flips {
-            let desired = self.failover.desired().get(master.0);
-            if let Some(target) = desired.and_then(|desired| desired.target) {
-                self.flipped(master, target, at);
-            }
-        }
-        self.possess();
+        plan::diff(&self.topology, &wanted, &self.actual)
     }
 
     /// Takes the steps; returns the masters whose services point elsewhere now, each with the
@@ -81,23 +96,6 @@ impl Driver {
             "flip"
         );
         self.obey(commands);
-    }
-
-    /// VIPs that have something to announce are probed for, held, announced, or given up.
-    fn possess(&mut self) {
-        let wanted: BTreeSet<IpAddr> = self
-            .topology
-            .services()
-            .filter(|(_, service)| {
-                let desired = self.failover.desired().get(service.master.0);
-                desired.is_some_and(|desired| desired.announce && desired.target.is_some())
-            })
-            .map(|(vip, _)| vip.addr)
-            .collect();
-        let up =
-            |port: &Port| self.network.links.get(&port.ifindex).is_some_and(|link| link.running);
-        let ports: Vec<Port> = self.ports().into_iter().filter(up).collect();
-        self.possession.update(&wanted, &ports, &self.actual, Instant::now());
     }
 
     fn report_problems(&mut self, problems: Vec<Problem>) {

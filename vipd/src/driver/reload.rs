@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use tracing::{info, warn};
 
 use super::knowledge::Knowledge;
-use super::start::{Parts, Sources};
+use super::start::{Parts, Sources, settled};
 use super::{Driver, host};
 use crate::config::{Config, Daemon};
 use crate::control::{Access, Control};
@@ -44,19 +44,7 @@ impl Driver {
         self.attach_added(&parts.config.daemon)?;
 
         // Nothing fails from here on.
-        let Parts { config, topology, failover, mut knowledge, watchers, followers } = parts;
-        knowledge.inherit(&self.knowledge);
-        self.failovers = mem::take(&mut self.failovers)
-            .into_iter()
-            .filter_map(|record| carried(record, &self.knowledge, &knowledge))
-            .collect();
-        self.config = config;
-        self.topology = topology;
-        self.failover = failover;
-        self.knowledge = knowledge;
-        // The old ones end with their replacement.
-        self.watchers = watchers;
-        self.followers = followers;
+        self.go_over_to(parts);
         *sources = reports;
         if let Some(hints) = hints {
             self.hints = hints;
@@ -76,6 +64,37 @@ impl Driver {
             "reloaded"
         );
         Ok(())
+    }
+
+    /// Forgets what was heard, and asks everybody again, with the same configuration.
+    ///
+    /// # Errors
+    ///
+    /// A password file or a TLS file can't be used any more.
+    pub(super) fn begin_anew(&mut self, sources: &mut Sources) -> Result<()> {
+        let (parts, reports) = Parts::new(self.config.clone(), &self.actual, self.lease)?;
+        self.go_over_to(parts);
+        *sources = reports;
+        self.reconcile();
+        self.nodes_changed();
+        Ok(())
+    }
+
+    fn go_over_to(&mut self, parts: Parts) {
+        let Parts { config, topology, failover, mut knowledge, watchers, followers } = parts;
+        knowledge.inherit(&self.knowledge);
+        self.failovers = mem::take(&mut self.failovers)
+            .into_iter()
+            .filter_map(|record| carried(record, &self.knowledge, &knowledge))
+            .collect();
+        self.settled = settled(&failover);
+        self.config = config;
+        self.topology = topology;
+        self.failover = failover;
+        self.knowledge = knowledge;
+        // The old ones end with their replacement.
+        self.watchers = watchers;
+        self.followers = followers;
     }
 
     /// The socket for hints, if it is another one from now on.

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Result, ensure};
 use vipd::clock::Monotonic;
-use vipd_tests::Options;
-use vipd_tests::witness::{witnessed, witnessed_for};
+use vipd_tests::wait::{PATIENCE, wait_until};
+use vipd_tests::witness::{Witness, witnessed, witnessed_for};
+use vipd_tests::{Lab, Options};
 
 use crate::{host_mode, wait_demoted, wait_withdrawn};
+
+/// Longer than a failover takes: the two hosts answer at the same time for a while.
+pub const LONG_LEASE: Duration = Duration::from_secs(8);
 
 #[test]
 fn no_client_notices_a_vipd_that_is_killed_and_started_again() {
@@ -49,9 +53,7 @@ fn a_vipd_that_was_killed_stops_to_answer_and_connections_live_on() {
 
 #[test]
 fn the_vip_moves_away_from_a_host_whose_vipd_was_killed_and_stays_when_it_is_back() {
-    // Longer than a failover takes: the two hosts answer at the same time for a while.
-    let lease = Duration::from_secs(8);
-    witnessed_for(lease, with_lease(lease), |lab, witness| {
+    witnessed_for(LONG_LEASE, with_lease(LONG_LEASE), |lab, witness| {
         let old = lab.master()?;
         lab.daemons[old].kill()?;
         lab.nodes[old].kill()?;
@@ -69,21 +71,7 @@ fn the_vip_moves_away_from_a_host_whose_vipd_was_killed_and_stays_when_it_is_bac
 
 #[test]
 fn the_vip_moves_away_from_a_host_whose_vipd_is_frozen_and_stays_when_it_thaws() {
-    let lease = Duration::from_secs(8);
-    witnessed_for(lease, with_lease(lease), |lab, witness| {
-        let old = lab.master()?;
-        lab.daemons[old].freeze()?;
-        lab.nodes[old].kill()?;
-        let new = lab.wait_failed_over(old)?;
-        witness.wait_served_by(lab, new)?;
-        lab.nodes[old].start()?;
-        wait_demoted(lab, old)?;
-        let thawed = Monotonic::now();
-        lab.daemons[old].thaw()?;
-        lab.wait_serving(new)?;
-        witness.verify_no_answer_since(lab, old, thawed)?;
-        Ok(new)
-    });
+    witnessed_for(LONG_LEASE, with_lease(LONG_LEASE), vipd_frozen);
 }
 
 #[test]
@@ -156,14 +144,10 @@ fn without_a_majority_of_the_sentinels_the_vip_is_held_if_so_configured() {
         lab.sentinels[1].freeze()?;
         let asked = witness.recorders().next().map_or(0, |it| it.record().asked.len());
         // Some leases later.
-        vipd_tests::wait::wait_until(
-            "the recorder has asked on",
-            vipd_tests::wait::PATIENCE,
-            || {
-                let recorder = witness.recorders().next();
-                Ok(recorder.is_none_or(|it| it.record().asked.len() > asked + 150))
-            },
-        )?;
+        wait_until("the recorder has asked on", PATIENCE, || {
+            let recorder = witness.recorders().next();
+            Ok(recorder.is_none_or(|it| it.record().asked.len() > asked + 150))
+        })?;
         witness.wait_answered_by(lab, master)?;
         lab.sentinels[0].thaw()?;
         lab.sentinels[1].thaw()?;
@@ -171,6 +155,21 @@ fn without_a_majority_of_the_sentinels_the_vip_is_held_if_so_configured() {
     });
 }
 
-fn with_lease(lease: Duration) -> Options {
+pub fn vipd_frozen(lab: &mut Lab, witness: &Witness) -> Result<usize> {
+    let old = lab.master()?;
+    lab.daemons[old].freeze()?;
+    lab.nodes[old].kill()?;
+    let new = lab.wait_failed_over(old)?;
+    witness.wait_served_by(lab, new)?;
+    lab.nodes[old].start()?;
+    wait_demoted(lab, old)?;
+    let thawed = Monotonic::now();
+    lab.daemons[old].thaw()?;
+    lab.wait_serving(new)?;
+    witness.verify_no_answer_since(lab, old, thawed)?;
+    Ok(new)
+}
+
+pub fn with_lease(lease: Duration) -> Options {
     Options { daemon: format!("lease_ms = {}", lease.as_millis()), ..host_mode() }
 }

@@ -3,6 +3,7 @@
 
 mod daemon;
 mod failover;
+mod families;
 mod network;
 
 use anyhow::Result;

@@ -7,45 +7,18 @@ use anyhow::{Result, ensure};
 use vipd_tests::Lab;
 use vipd_tests::namespace::output;
 use vipd_tests::wait::{PATIENCE, wait_until};
-use vipd_tests::witness::witnessed;
+use vipd_tests::witness::{Witness, witnessed};
 
 use crate::{host_mode, wait_demoted};
 
 #[test]
 fn an_address_that_somebody_deletes_is_put_back() {
-    witnessed(host_mode(), |lab, witness| {
-        let master = lab.master()?;
-        let host = lab.nodes[master].host();
-        for vip in vips(lab) {
-            ensure!(host.has_address(vip)?, "the owner does not have {vip}");
-            let length = if vip.is_ipv4() { 32 } else { 128 };
-            host.namespace.ip_batch(&format!("addr del {vip}/{length} dev eth0\n"))?;
-            wait_until("the address is put back", PATIENCE, || host.has_address(vip))?;
-        }
-        witness.wait_served_by(lab, master)?;
-        Ok(master)
-    });
+    witnessed(host_mode(), address_deleted);
 }
 
 #[test]
 fn a_client_that_ignores_announcements_is_led_on_by_the_old_host() {
-    witnessed(host_mode(), |lab, witness| {
-        let old = lab.master()?;
-        let old_host = lab.nodes[old].host().mac;
-        lab.client.ignore_announcements(&vips(lab))?;
-        for vip in vips(lab) {
-            // Nor does it ever look for itself.
-            lab.client.pin_neighbour(vip, old_host)?;
-        }
-        lab.nodes[old].kill()?;
-        let new = lab.wait_failed_over(old)?;
-        witness.wait_served_by(lab, new)?;
-        ensure!(stays_pinned(lab)?, "the client has learned of the new host");
-        lab.nodes[old].start()?;
-        wait_demoted(lab, old)?;
-        witness.wait_served_by(lab, new)?;
-        Ok(new)
-    });
+    witnessed(host_mode(), deaf_client);
 }
 
 #[test]
@@ -98,6 +71,37 @@ fn an_interface_that_goes_down_and_comes_back_has_the_vip_again() {
         witness.wait_served_by(lab, master)?;
         Ok(master)
     });
+}
+
+pub fn address_deleted(lab: &mut Lab, witness: &Witness) -> Result<usize> {
+    let master = lab.master()?;
+    let host = lab.nodes[master].host();
+    for vip in vips(lab) {
+        ensure!(host.has_address(vip)?, "the owner does not have {vip}");
+        let length = if vip.is_ipv4() { 32 } else { 128 };
+        host.namespace.ip_batch(&format!("addr del {vip}/{length} dev eth0\n"))?;
+        wait_until("the address is put back", PATIENCE, || host.has_address(vip))?;
+    }
+    witness.wait_served_by(lab, master)?;
+    Ok(master)
+}
+
+pub fn deaf_client(lab: &mut Lab, witness: &Witness) -> Result<usize> {
+    let old = lab.master()?;
+    let old_host = lab.nodes[old].host().mac;
+    lab.client.ignore_announcements(&vips(lab))?;
+    for vip in vips(lab) {
+        // Nor does it ever look for itself.
+        lab.client.pin_neighbour(vip, old_host)?;
+    }
+    lab.nodes[old].kill()?;
+    let new = lab.wait_failed_over(old)?;
+    witness.wait_served_by(lab, new)?;
+    ensure!(stays_pinned(lab)?, "the client has learned of the new host");
+    lab.nodes[old].start()?;
+    wait_demoted(lab, old)?;
+    witness.wait_served_by(lab, new)?;
+    Ok(new)
 }
 
 fn vips(lab: &Lab) -> Vec<IpAddr> {

@@ -31,6 +31,7 @@ use vipd_common::maps::{Interface, KernelEvent};
 
 use self::knowledge::Knowledge;
 use self::possession::{Possession, Probed};
+use self::reconcile::Told;
 use self::self_probe::SelfProbe;
 use self::start::Sources;
 use crate::announce::Port;
@@ -108,7 +109,7 @@ struct Driver {
     /// question.
     settled: BTreeSet<MasterId>,
     knowledge: Knowledge,
-    failovers: VecDeque<FailoverRecord>,
+    failovers: VecDeque<Told>,
     /// What isn't as it should be, since when.
     problems: BTreeMap<Problem, Instant>,
     /// Those that were logged.
@@ -235,8 +236,8 @@ impl Driver {
         if record.timeline.first_packet.is_some() {
             info!(master = self.knowledge.name(record.master), "{}", record.timeline);
         }
-        if let Some(known) = self.failovers.iter_mut().find(|known| known.id == record.id) {
-            *known = record;
+        if let Some(told) = self.failovers.iter_mut().find(|told| told.record.id == record.id) {
+            told.record = record;
             return;
         }
         if record.from.is_some() {
@@ -245,7 +246,7 @@ impl Driver {
         if self.failovers.len() >= MAX_FAILOVERS {
             self.failovers.pop_front();
         }
-        self.failovers.push_back(record);
+        self.failovers.push_back(Told { record, cutover: None });
     }
 
     fn kernel_said(&mut self, event: &KernelEvent) {

@@ -1,7 +1,9 @@
 //! The lab for a person: `cargo xtask demo` and `cargo xtask lab`.
 
 mod demo;
+mod host_demo;
 mod standing;
+mod story;
 
 use std::process::ExitCode;
 
@@ -91,7 +93,10 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Demo { shape, json } => demo::run(shape.options(), json),
+        Verb::Demo { shape, json } => match shape.options() {
+            options if options.mode == Mode::Host => host_demo::run(options, json),
+            options => demo::run(options, json),
+        },
         Verb::Up { shape } => standing::up(shape),
         Verb::Down => standing::down(),
         Verb::Hold { shape } => standing::hold(shape),

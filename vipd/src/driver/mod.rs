@@ -9,7 +9,7 @@
 mod host;
 mod knowledge;
 mod ownership;
-mod possession;
+pub mod possession;
 mod reconcile;
 mod reload;
 mod report;
@@ -114,6 +114,8 @@ struct Driver {
     problems: BTreeMap<Problem, Instant>,
     /// Those that were logged.
     reported: BTreeSet<Problem>,
+    /// As of the last look.
+    cables: Vec<(Port, bool, u32)>,
     /// Interfaces that are not there, or are without the program.
     detached: BTreeSet<String>,
     /// What is wrong with the host, in words.
@@ -160,6 +162,8 @@ impl Driver {
                 changed = inputs.network.changed() => {
                     changed.context("the network is no longer watched")?;
                     self.network = inputs.network.borrow_and_update().clone();
+                    // First: what was known before may not be said on a cable that is back.
+                    self.look_at_cables(&mut inputs.sources)?;
                     self.network_changed();
                 }
                 Some(probed) = inputs.probes.recv() => {
@@ -273,7 +277,7 @@ impl Driver {
                 if let Some(port) = port
                     && !is_own
                 {
-                    self.possession.rival(vip, event.mac, port, Instant::now());
+                    self.possession.rival(vip, event.mac, port, &self.actual, Instant::now());
                 }
             }
             other => warn!(kind = other, "the kernel reports something unknown"),

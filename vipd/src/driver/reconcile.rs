@@ -8,8 +8,10 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 use vipd_common::maps::ServiceState;
 
+use super::possession::Situation;
 use super::{Driver, host};
 use crate::clock::Monotonic;
+use crate::config::Mode;
 use crate::failover::{Event, Target};
 use crate::model::MasterId;
 use crate::plan::{self, Plan, Problem, Step, Wanted};
@@ -60,8 +62,15 @@ impl Driver {
                 self.flipped(master, target, cutover);
             }
         }
-        let ports = self.running_ports();
-        self.possession.update(&claimed, &ports, &self.actual, Instant::now());
+        let hosts = self.topology.vips.iter().filter(|vip| vip.mode == Mode::Host);
+        let situation = Situation {
+            wanted: &claimed,
+            shared: &hosts.map(|vip| vip.addr).collect(),
+            ports: &self.ports(),
+            network: &self.network,
+            actual: &self.actual,
+        };
+        self.possession.update(&situation, Instant::now());
         self.self_probe.update(&self.held_services(), Instant::now());
     }
 

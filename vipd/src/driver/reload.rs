@@ -16,6 +16,7 @@ use super::knowledge::Knowledge;
 use super::reconcile::Told;
 use super::start::{Parts, Sources, settled};
 use super::{Driver, host};
+use crate::announce::Schedule;
 use crate::config::{Config, Daemon, Mode};
 use crate::control::{Access, Control};
 use crate::failover::Desired;
@@ -56,6 +57,7 @@ impl Driver {
         }
         let interfaces = &self.config.daemon.interfaces;
         self.detached.retain(|name| interfaces.contains(name));
+        self.possession.set_schedule(Schedule::from(&self.config.announce));
 
         self.reconcile();
         if let Err(error) = self.datapath.detach_others(&self.config.daemon.interfaces) {

@@ -11,6 +11,7 @@ use super::knowledge::Knowledge;
 use super::possession::Possession;
 use super::self_probe::SelfProbe;
 use super::{Driver, Inputs, QUEUE, host};
+use crate::announce::Schedule;
 use crate::clock::Monotonic;
 use crate::config::{Config, OnStop};
 use crate::control::{Access, Control};
@@ -107,7 +108,8 @@ impl Driver {
         let (parts, sources) =
             Parts::new(config, &adopted.actual, adopted.lease, &BTreeSet::new())?;
         let Parts { config, topology, failover, knowledge, watchers, followers } = parts;
-        let (possession, probes) = Possession::new(&adopted.actual)?;
+        let (possession, probes) =
+            Possession::new(&adopted.actual, Schedule::from(&config.announce))?;
         let (self_probe, self_probes) = SelfProbe::new();
         let holding = Holding::open(&config.daemon.control_socket)?;
         let settled = settled(&failover);
@@ -132,6 +134,7 @@ impl Driver {
             failovers: VecDeque::new(),
             problems: BTreeMap::new(),
             reported: BTreeSet::new(),
+            cables: Vec::new(),
             detached: BTreeSet::new(),
             host_problems: BTreeSet::new(),
             lease: adopted.lease,
@@ -140,6 +143,8 @@ impl Driver {
             _control: control,
             hints,
         };
+        driver.cables = driver.cables();
+        driver.possession.lease(driver.lease);
         // The maps say what the interfaces are before the first packet meets the program.
         driver.reconcile();
         let interfaces = driver.config.daemon.interfaces.clone();

@@ -1,7 +1,7 @@
 //! One real Redis.
 
 use std::fs;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -24,7 +24,7 @@ pub struct RedisNode {
     directory: PathBuf,
     password: Option<String>,
     process: Option<Process>,
-    run_id: String,
+    run_ids: Vec<String>,
 }
 
 /// What a node says of itself.
@@ -53,7 +53,7 @@ impl RedisNode {
         // Bound to every address, so that a node reached by `dsr` serves the VIP as well.
         let mut config = format!(
             "port {REDIS_PORT}\n\
-             bind 0.0.0.0\n\
+             bind * -::*\n\
              protected-mode no\n\
              dir {}\n\
              save \"\"\n\
@@ -78,7 +78,7 @@ impl RedisNode {
             directory,
             password: password.map(str::to_owned),
             process: None,
-            run_id: String::new(),
+            run_ids: vec![],
         })
     }
 
@@ -94,12 +94,17 @@ impl RedisNode {
 
     /// Where it serves, as Sentinel says it.
     pub fn address(&self) -> SocketAddr {
-        SocketAddrV4::new(self.host.address, REDIS_PORT).into()
+        (self.host.service_address(), REDIS_PORT).into()
     }
 
     /// Tells this start of it from all other Redis processes.
     pub fn run_id(&self) -> &str {
-        &self.run_id
+        self.run_ids.last().map_or("", String::as_str)
+    }
+
+    /// Whether this or an earlier start of it had that `run_id`.
+    pub fn was(&self, run_id: &str) -> bool {
+        self.run_ids.iter().any(|it| it == run_id)
     }
 
     /// Starts it, with the data and the configuration that its last run left behind, and waits
@@ -118,7 +123,7 @@ impl RedisNode {
             let _ready: Value = redis::cmd("PING").query(&mut connection)?;
             Ok(Some(Ok(run_id)))
         });
-        self.run_id = answers??;
+        self.run_ids.push(answers??);
         self.process = Some(process);
         Ok(())
     }
@@ -127,6 +132,14 @@ impl RedisNode {
     pub fn kill(&mut self) -> Result<()> {
         self.running()?;
         self.process.take().map_or(Ok(()), Process::kill)
+    }
+
+    /// SHUTDOWN NOSAVE, as an administrator does; waits for its end.
+    pub fn shut_down(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("it is not running")?;
+        // Its end is the answer.
+        let _cut_off = self.ask::<Value>(&["SHUTDOWN", "NOSAVE"]);
+        wait_for(format_args!("{} ends", self.name), PATIENCE, || process.ended()).map(drop)
     }
 
     /// SIGSTOP: it freezes; its host still accepts connections for it.

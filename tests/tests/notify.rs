@@ -51,17 +51,17 @@ fn sentinel_runs_it_as_its_script_and_a_late_retry_changes_nothing() {
         traffic.wait_served_by(&lab.nodes[third])?;
 
         // What the first failover's scripts said comes once more, from each.
-        let before = lab.daemon.status()?;
+        let before = lab.daemon().status()?;
         let failures =
             || -> usize { traffic.ledgers().iter().map(|ledger| ledger.failures.len()).sum() };
         let noticed = failures();
         let (from, to) = (from.ip().to_string(), to.ip().to_string());
         for _ in 0..10 {
             let late = [MASTER_NAME, "leader", "start", &from, "8000", &to, "8000"];
-            ensure!(exit_code(&script.link, lab.daemon.socket(), &late)? == 0);
+            ensure!(exit_code(&script.link, lab.daemon().socket(), &late)? == 0);
         }
         traffic.wait_served_by(&lab.nodes[third])?;
-        let after = lab.daemon.status()?;
+        let after = lab.daemon().status()?;
         ensure!(after.services[0].generation == before.services[0].generation, "it flipped");
         ensure!(after.services[0].backend == before.services[0].backend, "it moved");
         ensure!(after.failovers.len() == before.failovers.len(), "it is on record");
@@ -76,7 +76,8 @@ fn its_exit_status_tells_sentinel_whether_to_try_again() {
     let hints = std::env::temp_dir().join(format!("vipd-hints-{}.sock", std::process::id()));
     let daemon = format!("notify_socket = {hints:?}\n");
     scenario(Options { daemon, ..Options::default() }, |lab| {
-        let (binary, control) = (lab.daemon.binary().to_owned(), lab.daemon.socket().to_owned());
+        let (binary, control) =
+            (lab.daemon().binary().to_owned(), lab.daemon().socket().to_owned());
         let notify = |socket: &Path, words: &[&str]| {
             let words = [&["notify"], words].concat();
             exit_code(&binary, socket, &words)
@@ -90,17 +91,17 @@ fn its_exit_status_tells_sentinel_whether_to_try_again() {
         }
 
         // By its file, as a user who may not use the control socket.
-        let link = lab.daemon.log().with_file_name("vipd-notify");
+        let link = lab.daemon().log().with_file_name("vipd-notify");
         fs::copy(&binary, &link)?;
         let status = Command::new("setpriv")
             .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
             .arg(&link)
             .args(named(MASTER_NAME))
-            .env("VIPD_CONFIG", lab.daemon.config())
+            .env("VIPD_CONFIG", lab.daemon().config())
             .status()?;
         ensure!(status.code() == Some(0), "as another user: {status}");
 
-        lab.daemon.stop()?;
+        lab.daemon_mut().stop()?;
         ensure!(!hints.exists(), "the socket goes with vipd");
         for socket in [&control, &hints] {
             ensure!(notify(socket, &named(MASTER_NAME))? == 1, "nobody hears: try again");
@@ -119,16 +120,16 @@ struct Script {
 
 impl Script {
     fn write(lab: &Lab) -> Result<Self> {
-        let beside = |name| lab.daemon.log().with_file_name(name);
+        let beside = |name| lab.daemon().log().with_file_name(name);
         let it = Self {
             path: beside("reconfig.sh"),
             link: beside("vipd-notify"),
             said: beside("notified"),
         };
-        std::os::unix::fs::symlink(lab.daemon.binary(), &it.link)?;
+        std::os::unix::fs::symlink(lab.daemon().binary(), &it.link)?;
         let text = format!(
             "#!/bin/sh\nVIPD_SOCKET={} {} \"$@\"\ncode=$?\necho \"$code $*\" >>{}\nexit $code\n",
-            lab.daemon.socket().display(),
+            lab.daemon().socket().display(),
             it.link.display(),
             it.said.display()
         );

@@ -22,17 +22,17 @@ fn vips_come_change_and_go_and_the_clients_of_another_notice_nothing() {
     scenario(Options::default(), |lab| {
         let master = lab.master()?;
         let backend = lab.nodes[master].address();
-        let original = fs::read_to_string(lab.daemon.config())?;
+        let original = fs::read_to_string(lab.daemon().config())?;
         let with_second = |name: &str| {
             let vip = format!("[[vip]]\naddress = \"{SECOND}\"\n[[vip.service]]\nport = 7000\n");
             format!("{original}{vip}master = \"{name}\"\n")
         };
         let traffic = Traffic::start(lab, master)?;
-        let before = lab.daemon.status()?;
+        let before = lab.daemon().status()?;
 
         // One more, which is served beside the first.
-        reload(&lab.daemon, &with_second(MASTER_NAME))?;
-        lab.daemon.wait_serving(backend)?;
+        reload(lab.daemon(), &with_second(MASTER_NAME))?;
+        lab.daemon().wait_serving(backend)?;
         let second = Dialer { to: format!("{SECOND}:7000").parse()?, ..lab.dialer() };
         ensure!(second.connect().is_ok(), "the new VIP leads nowhere");
         traffic.wait_served_by(&lab.nodes[master])?;
@@ -42,19 +42,19 @@ fn vips_come_change_and_go_and_the_clients_of_another_notice_nothing() {
             let (ip, port) = (backend.ip().to_string(), backend.port().to_string());
             let () = sentinel.ask(&["SENTINEL", "MONITOR", OTHER_NAME, &ip, &port, "2"])?;
         }
-        reload(&lab.daemon, &with_second(OTHER_NAME))?;
+        reload(lab.daemon(), &with_second(OTHER_NAME))?;
         wait_until("the VIP is served under the other name", PATIENCE, || {
-            let service = service(&lab.daemon, SECOND)?.context("it is gone")?;
+            let service = service(lab.daemon(), SECOND)?.context("it is gone")?;
             Ok(service.master == OTHER_NAME && service.backend == Some(backend))
         })?;
-        lab.daemon.wait_serving(backend)?;
+        lab.daemon().wait_serving(backend)?;
         ensure!(second.connect().is_ok(), "the renamed VIP leads nowhere");
         traffic.wait_served_by(&lab.nodes[master])?;
 
         // Gone again, this time by SIGHUP.
-        fs::write(lab.daemon.config(), &original)?;
-        hang_up(&lab.daemon)?;
-        wait_until("the VIP is gone", PATIENCE, || Ok(service(&lab.daemon, SECOND)?.is_none()))?;
+        fs::write(lab.daemon().config(), &original)?;
+        hang_up(lab.daemon())?;
+        wait_until("the VIP is gone", PATIENCE, || Ok(service(lab.daemon(), SECOND)?.is_none()))?;
         ensure!(second.connect().is_err(), "the VIP still answers");
         traffic.wait_served_by(&lab.nodes[master])?;
 
@@ -63,7 +63,7 @@ fn vips_come_change_and_go_and_the_clients_of_another_notice_nothing() {
             ensure!(ledger.failures.is_empty(), "{}: {:?}", ledger.client, ledger.failures);
         }
         ensure!(traffic.ledgers()[0].connections == 1, "the kept connection was not kept");
-        let after = lab.daemon.status()?;
+        let after = lab.daemon().status()?;
         ensure!(after.pid == before.pid, "vipd was restarted");
         ensure!(after.services[0].generation == before.services[0].generation, "it flipped");
         ensure!(after.failovers.len() == before.failovers.len(), "the record was not kept");
@@ -80,10 +80,10 @@ fn vips_come_change_and_go_and_the_clients_of_another_notice_nothing() {
 fn a_file_that_cannot_be_used_changes_nothing() {
     scenario(Options::default(), |lab| {
         let master = lab.master()?;
-        let original = fs::read_to_string(lab.daemon.config())?;
+        let original = fs::read_to_string(lab.daemon().config())?;
         let traffic = Traffic::start(lab, master)?;
-        let before = lab.daemon.status()?;
-        let socket = format!("control_socket = {:?}", lab.daemon.socket());
+        let before = lab.daemon().status()?;
+        let socket = format!("control_socket = {:?}", lab.daemon().socket());
         for (old, new, said) in [
             ("mode = \"nat\"", "mode = \"natt\"", "is not a mode"),
             ("[daemon]", "[demon]", "unknown field `demon`"),
@@ -94,13 +94,13 @@ fn a_file_that_cannot_be_used_changes_nothing() {
             ("[redis]", "[redis]\npassword_file = \"/nonexistent\"", "/nonexistent"),
         ] {
             ensure!(original.contains(old), "the configuration has no {old:?}");
-            let outcome = changed(&lab.daemon, &original.replacen(old, new, 1))?;
+            let outcome = changed(lab.daemon(), &original.replacen(old, new, 1))?;
             outcome.must_fail(&["nothing was changed", said])?;
         }
-        fs::write(lab.daemon.config(), "nonsense")?;
-        hang_up(&lab.daemon)?;
+        fs::write(lab.daemon().config(), "nonsense")?;
+        hang_up(lab.daemon())?;
         wait_for("the log says why", PATIENCE, || {
-            let log = tail(lab.daemon.log(), 40);
+            let log = tail(lab.daemon().log(), 40);
             Ok(log.contains("nothing was changed").then_some(()))
         })?;
 
@@ -108,10 +108,10 @@ fn a_file_that_cannot_be_used_changes_nothing() {
         for ledger in traffic.stop() {
             ensure!(ledger.failures.is_empty(), "{}: {:?}", ledger.client, ledger.failures);
         }
-        let after = lab.daemon.status()?;
+        let after = lab.daemon().status()?;
         ensure!(after.services[0].generation == before.services[0].generation, "it flipped");
         // The file that it runs by is still good.
-        reload(&lab.daemon, &original)
+        reload(lab.daemon(), &original)
     });
 }
 
@@ -119,16 +119,16 @@ fn a_file_that_cannot_be_used_changes_nothing() {
 fn an_interface_can_be_added_and_taken_away() {
     scenario(Options::default(), |lab| {
         let master = lab.master()?;
-        let original = fs::read_to_string(lab.daemon.config())?;
+        let original = fs::read_to_string(lab.daemon().config())?;
         let traffic = Traffic::start(lab, master)?;
-        lab.director.plug_second(50, vipd_tests::host::Segment::Back)?;
+        lab.director().plug_second(50, vipd_tests::address::Segment::Back)?;
         let both = original.replacen("[\"eth0\"]", "[\"eth0\", \"eth1\"]", 1);
-        reload(&lab.daemon, &both)?;
+        reload(lab.daemon(), &both)?;
         ensure!(has_xdp(lab, "eth1")?, "the program is not on the new interface");
-        let status = lab.daemon.status()?;
+        let status = lab.daemon().status()?;
         ensure!(status.interfaces.len() == 2, "{:?}", status.interfaces);
 
-        reload(&lab.daemon, &original)?;
+        reload(lab.daemon(), &original)?;
         ensure!(!has_xdp(lab, "eth1")?, "the program is still there");
         ensure!(has_xdp(lab, "eth0")?, "and the other one's is gone");
         traffic.wait_served_by(&lab.nodes[master])?;
@@ -162,7 +162,7 @@ fn service(daemon: &Daemon, vip: &str) -> Result<Option<Service>> {
 }
 
 fn has_xdp(lab: &Lab, interface: &str) -> Result<bool> {
-    let mut command = lab.director.namespace.command("ip");
+    let mut command = lab.director().namespace.command("ip");
     let output = command.args(["link", "show", "dev", interface]).output()?;
     if !output.status.success() {
         bail!("the director has no {interface}");

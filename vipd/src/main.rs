@@ -12,7 +12,7 @@ use vipd::config::Config;
 use vipd::control::{self, Request, Response};
 use vipd::logging::Log;
 use vipd::notify::{self, Hint, Outcome};
-use vipd::{check, datapath, driver, pinned};
+use vipd::{check, detach, driver, pinned};
 
 fn main() -> ExitCode {
     let command = Cli::parse_from(Cli::arguments(std::env::args_os())).command;
@@ -114,24 +114,10 @@ async fn detach(flags: &DetachFlags) -> Result<ExitCode> {
             status.pid.unwrap_or_default()
         );
     }
-    let removed = datapath::detach_all(&paths.pin_dir)?;
-    let mut text = String::new();
-    for interface in &removed.interfaces {
-        text += &format!("detached from {interface}\n");
-    }
-    for map in &removed.maps {
-        text += &format!("removed {map}\n");
-    }
-    for left in &removed.left {
-        text += &format!("left alone, not vipd's: {left}\n");
-    }
-    if text.is_empty() {
-        text = format!("nothing was pinned in {}\n", paths.pin_dir.display());
-    }
-    print(&text)?;
+    let removed = detach::detach(&paths)?;
+    print(&removed.to_string())?;
     Ok(ExitCode::SUCCESS)
 }
-
 /// A task that panicked would leave a daemon that looks alive and follows no failover. Dead, it is
 /// started again by whoever watches over it, while what is pinned forwards on.
 fn abort_on_panic() {

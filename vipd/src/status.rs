@@ -60,7 +60,7 @@ pub struct Service {
     pub vip: IpAddr,
     /// TCP port on it.
     pub port: u16,
-    /// `nat` or `dsr`.
+    /// `nat`, `dsr` or `host`.
     pub mode: String,
     /// Sentinel's name of the master.
     pub master: String,
@@ -74,6 +74,9 @@ pub struct Service {
     pub generation: u32,
     /// Whether ARP for the VIP is answered.
     pub announcing: bool,
+    /// Mode `host`: whether the VIP is an address of this host now.
+    #[serde(default)]
+    pub owner: bool,
 }
 
 /// How a service is.

@@ -23,6 +23,8 @@ pub enum Mode {
     Nat,
     /// Direct server return: replies go straight to the client.
     Dsr,
+    /// vipd on every Redis host: the master's has the VIP.
+    Host,
 }
 
 impl Mode {
@@ -31,6 +33,7 @@ impl Mode {
         match self {
             Self::Nat => "nat",
             Self::Dsr => "dsr",
+            Self::Host => "host",
         }
     }
 }

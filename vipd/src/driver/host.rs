@@ -14,6 +14,9 @@ impl Driver {
     /// Puts the program back where it is missing, and finds what else is wrong with the host. An
     /// interface without the program takes no part: nothing is announced on it or forwarded by it.
     pub(super) fn look_at_host(&mut self) {
+        // What could not be held is tried again.
+        self.holding.try_again();
+        self.quiet_held_addresses();
         let mut found: BTreeSet<String> = own_vips(&self.config, &self.network).collect();
         for name in self.config.daemon.interfaces.clone() {
             match self.keep_attached(&name) {

@@ -8,10 +8,12 @@
 
 mod host;
 mod knowledge;
-mod possession;
+mod ownership;
+pub mod possession;
 mod reconcile;
 mod reload;
 mod report;
+mod self_probe;
 mod start;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -30,6 +32,7 @@ use vipd_common::maps::{Interface, KernelEvent};
 use self::knowledge::Knowledge;
 use self::possession::{Possession, Probed};
 use self::reconcile::Told;
+use self::self_probe::SelfProbe;
 use self::start::Sources;
 use crate::announce::Port;
 use crate::clock::Monotonic;
@@ -37,7 +40,8 @@ use crate::config::Config;
 use crate::control::{Control, Question, Request, Response};
 use crate::datapath::{Datapath, Events};
 use crate::failover::{Command, Event, Failover};
-use crate::model::{NextHop, unmapped_ip};
+use crate::holding::Holding;
+use crate::model::{MasterId, NextHop, unmapped_ip};
 use crate::neighbour::{Neighbours, Network};
 use crate::notify::Hint;
 use crate::plan::{Actual, Problem, Topology};
@@ -99,12 +103,19 @@ struct Driver {
     network: Network,
     next_hops: HashMap<IpAddr, NextHop>,
     possession: Possession,
+    holding: Holding,
+    self_probe: SelfProbe,
+    /// Masters that somebody served before: in mode `host` their VIPs change hands without a
+    /// question.
+    settled: BTreeSet<MasterId>,
     knowledge: Knowledge,
     failovers: VecDeque<Told>,
     /// What isn't as it should be, since when.
     problems: BTreeMap<Problem, Instant>,
     /// Those that were logged.
     reported: BTreeSet<Problem>,
+    /// As of the last look.
+    cables: Vec<(Port, bool, u32)>,
     /// Interfaces that are not there, or are without the program.
     detached: BTreeSet<String>,
     /// What is wrong with the host, in words.
@@ -125,6 +136,7 @@ struct Inputs {
     network: watch::Receiver<Network>,
     kernel: Events,
     probes: mpsc::Receiver<Probed>,
+    self_probes: mpsc::Receiver<self_probe::Probed>,
     questions: mpsc::Receiver<Question>,
 }
 
@@ -133,6 +145,8 @@ impl Driver {
     async fn serve(&mut self, mut inputs: Inputs, mut signals: Signals) -> Result<()> {
         let mut tick = interval(RECONCILE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lease = interval(self.lease_interval());
+        lease.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = pin!(sleep_until(self.deadline()));
             tokio::select! {
@@ -148,12 +162,15 @@ impl Driver {
                 changed = inputs.network.changed() => {
                     changed.context("the network is no longer watched")?;
                     self.network = inputs.network.borrow_and_update().clone();
+                    // First: what was known before may not be said on a cable that is back.
+                    self.look_at_cables(&mut inputs.sources)?;
                     self.network_changed();
                 }
                 Some(probed) = inputs.probes.recv() => {
                     self.possession.probed(probed, Instant::now());
                     self.reconcile();
                 }
+                Some(probed) = inputs.self_probes.recv() => self.self_probe.probed(probed),
                 Some((request, answer)) = inputs.questions.recv() => {
                     let response = self.answer(request, &mut inputs.sources).await;
                     // Whoever asked may be gone.
@@ -164,11 +181,13 @@ impl Driver {
                     self.look_at_host();
                     self.reconcile();
                 }
+                _ = lease.tick() => self.keep_lease(&mut inputs.sources)?,
                 _ = signals.hangup.recv() => {
                     info!("SIGHUP: reading the configuration again");
                     if let Err(error) = self.reload(&mut inputs.sources).await {
                         error!("nothing was changed: {error:#}");
                     }
+                    lease = interval(self.lease_interval());
                 }
                 _ = signals.terminate.recv() => { info!("SIGTERM: stopping"); return Ok(()); }
                 _ = signals.interrupt.recv() => { info!("SIGINT: stopping"); return Ok(()); }
@@ -225,6 +244,9 @@ impl Driver {
             told.record = record;
             return;
         }
+        if record.from.is_some() {
+            self.settled.insert(record.master);
+        }
         if self.failovers.len() >= MAX_FAILOVERS {
             self.failovers.pop_front();
         }
@@ -255,7 +277,7 @@ impl Driver {
                 if let Some(port) = port
                     && !is_own
                 {
-                    self.possession.rival(vip, event.mac, port, Instant::now());
+                    self.possession.rival(vip, event.mac, port, &self.actual, Instant::now());
                 }
             }
             other => warn!(kind = other, "the kernel reports something unknown"),

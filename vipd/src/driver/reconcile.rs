@@ -8,12 +8,13 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 use vipd_common::maps::ServiceState;
 
+use super::possession::Situation;
 use super::{Driver, host};
-use crate::announce::Port;
 use crate::clock::Monotonic;
+use crate::config::Mode;
 use crate::failover::{Event, Target};
 use crate::model::MasterId;
-use crate::plan::{self, Problem, Step, Wanted};
+use crate::plan::{self, Plan, Problem, Step, Wanted};
 use crate::timeline::FailoverRecord;
 
 /// What is solved sooner than this was no problem: a next hop that is just being resolved, say.
@@ -42,8 +43,42 @@ pub(super) struct Told {
 impl Driver {
     /// Compares what should be with what is, and takes the steps between them.
     pub(super) fn reconcile(&mut self) {
+        let claimed = self.claimed();
+        let granted = self.granted(&claimed);
+        self.possession.grant(granted);
+        let begun = Monotonic::now();
+        let mut plan = self.plan();
+        if !self.hold(&plan.hold) {
+            // Not announced, then.
+            plan = self.plan();
+        }
+        let planned = Monotonic::now().since(begun);
+        let written = self.apply(&plan.steps);
+        self.release(&plan.release);
+        self.report_problems(plan.problems);
+        for (master, cutover) in self.cutovers(&written, planned) {
+            let desired = self.failover.desired().get(master.0);
+            if let Some(target) = desired.and_then(|desired| desired.target) {
+                self.flipped(master, target, cutover);
+            }
+        }
+        let hosts = self.topology.vips.iter().filter(|vip| vip.mode == Mode::Host);
+        let situation = Situation {
+            wanted: &claimed,
+            shared: &hosts.map(|vip| vip.addr).collect(),
+            ports: &self.ports(),
+            network: &self.network,
+            actual: &self.actual,
+        };
+        self.possession.update(&situation, Instant::now());
+        self.self_probe.update(&self.held_services(), Instant::now());
+    }
+
+    fn plan(&self) -> Plan {
         let interfaces = self.interfaces();
-        let announceable = self.possession.held().clone();
+        let refused = |vip: &&IpAddr| self.holding.is_refused(**vip);
+        let may_announce: BTreeSet<IpAddr> =
+            self.possession.held().iter().filter(|vip| !refused(vip)).copied().collect();
         let own = host::own_addresses(&self.config, &self.network);
         let nodes = self.knowledge.nodes(self.failover.desired());
         let wanted = Wanted {
@@ -52,20 +87,9 @@ impl Driver {
             next_hops: &self.next_hops,
             interfaces: &interfaces,
             own: &own,
-            may_announce: &announceable,
+            may_announce: &may_announce,
         };
-        let begun = Monotonic::now();
-        let plan = plan::diff(&self.topology, &wanted, &self.actual);
-        let planned = Monotonic::now().since(begun);
-        let written = self.apply(&plan.steps);
-        self.report_problems(plan.problems);
-        for (master, cutover) in self.cutovers(&written, planned) {
-            let desired = self.failover.desired().get(master.0);
-            if let Some(target) = desired.and_then(|desired| desired.target) {
-                self.flipped(master, target, cutover);
-            }
-        }
-        self.possess();
+        plan::diff(&self.topology, &wanted, &self.actual)
     }
 
     /// Takes the steps; returns the services that point elsewhere now, by index, each with the
@@ -137,23 +161,6 @@ impl Driver {
         if let Some(told) = told {
             told.cutover = Some(cutover);
         }
-    }
-
-    /// VIPs that have something to announce are probed for, held, announced, or given up.
-    fn possess(&mut self) {
-        let wanted: BTreeSet<IpAddr> = self
-            .topology
-            .services()
-            .filter(|(_, service)| {
-                let desired = self.failover.desired().get(service.master.0);
-                desired.is_some_and(|desired| desired.announce && desired.target.is_some())
-            })
-            .map(|(vip, _)| vip.addr)
-            .collect();
-        let up =
-            |port: &Port| self.network.links.get(&port.ifindex).is_some_and(|link| link.running);
-        let ports: Vec<Port> = self.ports().into_iter().filter(up).collect();
-        self.possession.update(&wanted, &ports, &self.actual, Instant::now());
     }
 
     fn report_problems(&mut self, problems: Vec<Problem>) {

@@ -14,9 +14,10 @@ use tracing::{info, warn};
 
 use super::knowledge::Knowledge;
 use super::reconcile::Told;
-use super::start::{Parts, Sources};
+use super::start::{Parts, Sources, settled};
 use super::{Driver, host};
-use crate::config::{Config, Daemon};
+use crate::announce::Schedule;
+use crate::config::{Config, Daemon, Mode};
 use crate::control::{Access, Control};
 use crate::failover::Desired;
 use crate::model::MasterId;
@@ -49,28 +50,14 @@ impl Driver {
         self.attach_added(&parts.config.daemon)?;
 
         // Nothing fails from here on.
-        let Parts { config, topology, failover, mut knowledge, watchers, followers } = parts;
-        knowledge.inherit(&self.knowledge);
-        self.failovers = mem::take(&mut self.failovers)
-            .into_iter()
-            .filter_map(|told| {
-                let record = carried(told.record, &self.knowledge, &knowledge)?;
-                Some(Told { record, ..told })
-            })
-            .collect();
-        self.config = config;
-        self.topology = topology;
-        self.failover = failover;
-        self.knowledge = knowledge;
-        // The old ones end with their replacement.
-        self.watchers = watchers;
-        self.followers = followers;
+        self.go_over_to(parts);
         *sources = reports;
         if let Some(hints) = hints {
             self.hints = hints;
         }
         let interfaces = &self.config.daemon.interfaces;
         self.detached.retain(|name| interfaces.contains(name));
+        self.possession.set_schedule(Schedule::from(&self.config.announce));
 
         self.reconcile();
         if let Err(error) = self.datapath.detach_others(&self.config.daemon.interfaces) {
@@ -84,6 +71,45 @@ impl Driver {
             "reloaded"
         );
         Ok(())
+    }
+
+    /// Forgets what was heard, and asks everybody again, with the same configuration. The VIPs of
+    /// mode `host` are withdrawn until a majority of the Sentinels has spoken.
+    ///
+    /// # Errors
+    ///
+    /// A password file or a TLS file can't be used any more.
+    pub(super) fn begin_anew(&mut self, sources: &mut Sources) -> Result<()> {
+        let config = self.config.clone();
+        let hosts = config.vips.iter().filter(|vip| vip.mode == Mode::Host);
+        let services = hosts.flat_map(|vip| &vip.services);
+        let withdrawn: BTreeSet<&str> = services.map(|service| service.master.as_str()).collect();
+        let (parts, reports) = Parts::new(config.clone(), &self.actual, self.lease, &withdrawn)?;
+        self.go_over_to(parts);
+        *sources = reports;
+        self.reconcile();
+        self.nodes_changed();
+        Ok(())
+    }
+
+    fn go_over_to(&mut self, parts: Parts) {
+        let Parts { config, topology, failover, mut knowledge, watchers, followers } = parts;
+        knowledge.inherit(&self.knowledge);
+        self.failovers = mem::take(&mut self.failovers)
+            .into_iter()
+            .filter_map(|told| {
+                let record = carried(told.record, &self.knowledge, &knowledge)?;
+                Some(Told { record, ..told })
+            })
+            .collect();
+        self.settled = settled(&failover);
+        self.config = config;
+        self.topology = topology;
+        self.failover = failover;
+        self.knowledge = knowledge;
+        // The old ones end with their replacement.
+        self.watchers = watchers;
+        self.followers = followers;
     }
 
     /// The socket for hints, if it is another one from now on.

@@ -86,6 +86,8 @@ impl Driver {
         let maps = format!("{} maps, pinned in {pins}", vipd_common::maps::ALL.len());
         let mut problems: Vec<String> = self.problems.keys().map(ToString::to_string).collect();
         problems.extend(self.possession.problems());
+        problems.extend(self.holding.problems());
+        problems.extend(self.self_probe.problems());
         problems.extend(self.host_problems.iter().cloned());
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -110,7 +112,7 @@ impl Driver {
             sentinels: self.knowledge.sentinels(),
             nodes: self.nodes(),
             problems,
-            host: links.chain([maps]).collect(),
+            host: links.chain([maps]).chain(self.held()).chain(self.holding.changed()).collect(),
         })
     }
 
@@ -141,7 +143,18 @@ impl Driver {
             epoch: (confirmed.valid != 0).then_some(confirmed.epoch),
             generation: active.generation(),
             announcing: address.is_some_and(|address| address.has(Address::ANNOUNCE)),
+            owner: vip.mode.holds_the_address() && self.is_own(vip.addr),
         }
+    }
+
+    /// The VIPs that are addresses of this host.
+    fn held(&self) -> impl Iterator<Item = String> {
+        let vips = self.topology.vips.iter().filter(|vip| vip.mode.holds_the_address());
+        vips.filter_map(|vip| {
+            let own = self.network.addresses.iter().find(|own| own.address == vip.addr)?;
+            let name = self.network.links.get(&own.ifindex).map_or("?", |link| &link.name);
+            Some(format!("the VIP {}/{} on {name}", own.address, own.prefix))
+        })
     }
 
     /// The newest failovers, as many as the answer has room for: one entry for each service that

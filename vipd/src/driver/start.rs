@@ -9,12 +9,16 @@ use tracing::info;
 
 use super::knowledge::Knowledge;
 use super::possession::Possession;
+use super::self_probe::SelfProbe;
 use super::{Driver, Inputs, QUEUE, host};
+use crate::announce::Schedule;
 use crate::clock::Monotonic;
 use crate::config::{Config, OnStop};
 use crate::control::{Access, Control};
 use crate::datapath::{Datapath, OpenSettings};
 use crate::failover::{Failover, Settings};
+use crate::holding::Holding;
+use crate::model::MasterId;
 use crate::neighbour;
 use crate::plan::{Actual, Topology};
 use crate::redis_node::{self, Watchers};
@@ -72,6 +76,12 @@ impl Parts {
     }
 }
 
+/// The masters that somebody served before.
+pub(super) fn settled(failover: &Failover) -> BTreeSet<MasterId> {
+    let desired = failover.desired().iter().enumerate();
+    desired.filter(|(_, it)| it.target.is_some()).map(|(id, _)| MasterId(id)).collect()
+}
+
 impl Driver {
     /// Checks the host, takes over or makes the datapath, and starts listening to everybody.
     pub(super) async fn start(config: Config, file: Option<PathBuf>) -> Result<(Self, Inputs)> {
@@ -98,7 +108,11 @@ impl Driver {
         let (parts, sources) =
             Parts::new(config, &adopted.actual, adopted.lease, &BTreeSet::new())?;
         let Parts { config, topology, failover, knowledge, watchers, followers } = parts;
-        let (possession, probes) = Possession::new(&adopted.actual)?;
+        let (possession, probes) =
+            Possession::new(&adopted.actual, Schedule::from(&config.announce))?;
+        let (self_probe, self_probes) = SelfProbe::new();
+        let holding = Holding::open(&config.daemon.control_socket)?;
+        let settled = settled(&failover);
 
         let kernel = datapath.events()?.context("the kernel's events are taken already")?;
         let mut driver = Self {
@@ -114,9 +128,13 @@ impl Driver {
             network,
             next_hops: HashMap::new(),
             possession,
+            holding,
+            self_probe,
+            settled,
             failovers: VecDeque::new(),
             problems: BTreeMap::new(),
             reported: BTreeSet::new(),
+            cables: Vec::new(),
             detached: BTreeSet::new(),
             host_problems: BTreeSet::new(),
             lease: adopted.lease,
@@ -125,11 +143,15 @@ impl Driver {
             _control: control,
             hints,
         };
+        driver.cables = driver.cables();
+        driver.possession.lease(driver.lease);
         // The maps say what the interfaces are before the first packet meets the program.
         driver.reconcile();
         let interfaces = driver.config.daemon.interfaces.clone();
         driver.datapath.attach(&interfaces)?;
         driver.datapath.commit();
+        driver.renew_lease()?;
+        driver.quiet_held_addresses();
         // Whom the maps name is followed, whether or not a Sentinel ever answers.
         driver.nodes_changed();
         for it in driver.datapath.interfaces() {
@@ -140,15 +162,14 @@ impl Driver {
                 "attached"
             );
         }
-        let inputs = Inputs { sources, network: network_input, kernel, probes, questions };
+        let network = network_input;
+        let inputs = Inputs { sources, network, kernel, probes, self_probes, questions };
         Ok((driver, inputs))
     }
 
     /// Leaves the host as it was, or as `on_stop = "keep"` wants it.
-    pub(super) async fn stop(self) -> Result<()> {
-        self.followers.shutdown().await;
-        self.watchers.shutdown().await;
-        let pin_dir = self.config.daemon.pin_dir.display();
+    pub(super) async fn stop(mut self) -> Result<()> {
+        let pin_dir = self.config.daemon.pin_dir.display().to_string();
         match self.config.daemon.on_stop {
             OnStop::Keep => {
                 info!(
@@ -157,10 +178,13 @@ impl Driver {
                 );
             }
             OnStop::Detach => {
+                self.give_everything_up().context("not everything was removed")?;
                 let removed = self.datapath.detach().context("not everything was removed")?;
                 info!(interfaces = ?removed.interfaces, maps = removed.maps.len(), "detached");
             }
         }
+        self.followers.shutdown().await;
+        self.watchers.shutdown().await;
         Ok(())
     }
 }

@@ -1,7 +1,9 @@
 //! The lab for a person: `cargo xtask demo` and `cargo xtask lab`.
 
 mod demo;
+mod host_demo;
 mod standing;
+mod story;
 
 use std::process::ExitCode;
 
@@ -57,6 +59,8 @@ enum ModeName {
     Nat,
     /// Direct server return: replies go straight to the client.
     Dsr,
+    /// vipd on every Redis host: the master's has the VIP.
+    Host,
 }
 
 impl Shape {
@@ -64,6 +68,7 @@ impl Shape {
         let mode = match self.mode {
             ModeName::Nat => Mode::Nat,
             ModeName::Dsr => Mode::Dsr,
+            ModeName::Host => Mode::Host,
         };
         let nics = if self.nics == 2 { Nics::Two } else { Nics::One };
         Options { mode, nics, ..Options::default() }.eager()
@@ -88,7 +93,10 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Demo { shape, json } => demo::run(shape.options(), json),
+        Verb::Demo { shape, json } => match shape.options() {
+            options if options.mode == Mode::Host => host_demo::run(options, json),
+            options => demo::run(options, json),
+        },
         Verb::Up { shape } => standing::up(shape),
         Verb::Down => standing::down(),
         Verb::Hold { shape } => standing::hold(shape),

@@ -1,6 +1,7 @@
 //! Steps for given situations, in order and complete.
 
 mod cutover;
+mod host;
 mod reach;
 mod tables;
 

@@ -39,6 +39,9 @@ pub struct Status {
 /// Failovers kept.
 pub const MAX_FAILOVERS: usize = 64;
 
+/// Entries that those have at most, one for each service of the master; the oldest are left out.
+pub const MAX_FAILOVER_ENTRIES: usize = 2048;
+
 /// An interface.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Interface {
@@ -109,6 +112,19 @@ pub struct Failover {
     pub epoch: u64,
     /// When.
     pub timeline: Timeline,
+    /// How many services were moved together.
+    #[serde(default = "one")]
+    pub services: u32,
+    /// When the last of them was; `timeline.flip_ns` is when the first was.
+    #[serde(default)]
+    pub last_flip_ns: Option<u64>,
+    /// How long finding out what to write took, before the first.
+    #[serde(default)]
+    pub planned_ns: Option<u64>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// The moments of a failover; see [`timeline::Timeline`] for what each is.
@@ -213,8 +229,13 @@ impl fmt::Display for Status {
         for problem in &self.problems {
             writeln!(f, "problem: {problem}")?;
         }
+        let mut before: Option<&Failover> = None;
         for it in &self.failovers {
-            write!(f, "{it}")?;
+            // One for all services that moved together.
+            if before.is_none_or(|before| !before.is_with(it)) {
+                write!(f, "{it}")?;
+            }
+            before = Some(it);
         }
         let moved: Vec<_> = self.counters.iter().filter(|(_, it)| it.packets > 0).collect();
         if !moved.is_empty() {
@@ -255,13 +276,36 @@ impl fmt::Display for Service {
     }
 }
 
+impl Failover {
+    /// Whether it is the same change of the same master.
+    fn is_with(&self, other: &Self) -> bool {
+        (&self.master, self.to, self.epoch, self.timeline)
+            == (&other.master, other.to, other.epoch, other.timeline)
+    }
+}
+
+/// The rest of this many.
+struct Others(u32);
+
+impl fmt::Display for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 | 1 => Ok(()),
+            services => write!(f, " and {} more", services - 1),
+        }
+    }
+}
+
 impl fmt::Display for Failover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let from = self.from.map_or_else(|| "nothing".to_owned(), |from| from.to_string());
         writeln!(
             f,
-            "failover of {} from {from} to {}, epoch {}:",
-            self.service, self.to, self.epoch
+            "failover of {}{} from {from} to {}, epoch {}:",
+            self.service,
+            Others(self.services),
+            self.to,
+            self.epoch
         )?;
         let moments = timeline::Timeline::from(&self.timeline).moments();
         let Some((_, start)) = moments.first().copied() else { return Ok(()) };
@@ -291,6 +335,9 @@ mod tests {
                 first_packet_ns: Some(2_261_000_000),
                 ..Timeline::default()
             },
+            services: 1,
+            last_flip_ns: None,
+            planned_ns: None,
         };
         assert_eq!(
             failover.to_string(),

@@ -237,6 +237,7 @@ mod tests {
             mtu: 1500,
             admin_up: true,
             running: true,
+            carrier_changes: 1,
             oper_state: "up",
             vlan: None,
             xdp: None,

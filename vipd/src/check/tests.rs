@@ -122,6 +122,7 @@ fn facts() -> Facts {
         mtu: 1500,
         admin_up: true,
         running: true,
+        carrier_changes: 1,
         oper_state: "up",
         vlan: None,
         xdp: None,

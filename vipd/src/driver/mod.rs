@@ -9,7 +9,7 @@
 mod host;
 mod knowledge;
 mod ownership;
-mod possession;
+pub mod possession;
 mod reconcile;
 mod reload;
 mod report;
@@ -31,6 +31,7 @@ use vipd_common::maps::{Interface, KernelEvent};
 
 use self::knowledge::Knowledge;
 use self::possession::{Possession, Probed};
+use self::reconcile::Told;
 use self::self_probe::SelfProbe;
 use self::start::Sources;
 use crate::announce::Port;
@@ -108,11 +109,13 @@ struct Driver {
     /// question.
     settled: BTreeSet<MasterId>,
     knowledge: Knowledge,
-    failovers: VecDeque<FailoverRecord>,
+    failovers: VecDeque<Told>,
     /// What isn't as it should be, since when.
     problems: BTreeMap<Problem, Instant>,
     /// Those that were logged.
     reported: BTreeSet<Problem>,
+    /// As of the last look.
+    cables: Vec<(Port, bool, u32)>,
     /// Interfaces that are not there, or are without the program.
     detached: BTreeSet<String>,
     /// What is wrong with the host, in words.
@@ -159,6 +162,8 @@ impl Driver {
                 changed = inputs.network.changed() => {
                     changed.context("the network is no longer watched")?;
                     self.network = inputs.network.borrow_and_update().clone();
+                    // First: what was known before may not be said on a cable that is back.
+                    self.look_at_cables(&mut inputs.sources)?;
                     self.network_changed();
                 }
                 Some(probed) = inputs.probes.recv() => {
@@ -235,8 +240,8 @@ impl Driver {
         if record.timeline.first_packet.is_some() {
             info!(master = self.knowledge.name(record.master), "{}", record.timeline);
         }
-        if let Some(known) = self.failovers.iter_mut().find(|known| known.id == record.id) {
-            *known = record;
+        if let Some(told) = self.failovers.iter_mut().find(|told| told.record.id == record.id) {
+            told.record = record;
             return;
         }
         if record.from.is_some() {
@@ -245,7 +250,7 @@ impl Driver {
         if self.failovers.len() >= MAX_FAILOVERS {
             self.failovers.pop_front();
         }
-        self.failovers.push_back(record);
+        self.failovers.push_back(Told { record, cutover: None });
     }
 
     fn kernel_said(&mut self, event: &KernelEvent) {
@@ -272,7 +277,7 @@ impl Driver {
                 if let Some(port) = port
                     && !is_own
                 {
-                    self.possession.rival(vip, event.mac, port, Instant::now());
+                    self.possession.rival(vip, event.mac, port, &self.actual, Instant::now());
                 }
             }
             other => warn!(kind = other, "the kernel reports something unknown"),

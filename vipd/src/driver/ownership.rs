@@ -62,11 +62,35 @@ impl Driver {
             .collect()
     }
 
-    /// The interfaces that can send now.
-    pub(super) fn running_ports(&self) -> Vec<Port> {
-        let running =
-            |port: &Port| self.network.links.get(&port.ifindex).is_some_and(|link| link.running);
-        self.ports().into_iter().filter(running).collect()
+    /// What has happened to our cables so far: for each interface, whether it can send and how often
+    /// its carrier has changed.
+    pub(super) fn cables(&self) -> Vec<(Port, bool, u32)> {
+        let cable = |port: Port| {
+            let link = self.network.links.get(&port.ifindex)?;
+            Some((port, link.running, link.carrier_changes))
+        };
+        self.ports().into_iter().filter_map(cable).collect()
+    }
+
+    /// A host that was cut off may find that another one has its VIPs by now: it gives them up at
+    /// once, and begins anew as after a restart.
+    pub(super) fn look_at_cables(&mut self, sources: &mut Sources) -> anyhow::Result<()> {
+        let cables = self.cables();
+        if cables == self.cables {
+            return Ok(());
+        }
+        self.cables = cables;
+        if self.is_a_redis_host() {
+            warn!(
+                "an interface lost its carrier, or has it again: asking the Sentinels again first"
+            );
+            self.begin_anew(sources)?;
+        }
+        Ok(())
+    }
+
+    fn is_a_redis_host(&self) -> bool {
+        self.topology.vips.iter().any(|vip| vip.mode == Mode::Host)
     }
 
     /// Gives this host the VIPs that it must have; false if any was refused.
@@ -113,7 +137,7 @@ impl Driver {
     /// knows is old. It begins anew, as after a restart: nothing is announced until a majority of
     /// the Sentinels has spoken.
     pub(super) fn keep_lease(&mut self, sources: &mut Sources) -> anyhow::Result<()> {
-        if !self.topology.vips.iter().any(|vip| vip.mode == Mode::Host) {
+        if !self.is_a_redis_host() {
             return Ok(());
         }
         let now = Monotonic::now();
@@ -128,6 +152,7 @@ impl Driver {
     pub(super) fn renew_lease(&mut self) -> anyhow::Result<()> {
         let until = Monotonic::now() + self.config.daemon.lease();
         self.datapath.renew_lease(until)?;
+        self.possession.lease(until);
         self.lease = until;
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! is announced stay as they are: the next reconciliation finds the difference between the two
 //! files and nothing else.
 
+use std::collections::BTreeSet;
 use std::mem;
 use std::path::PathBuf;
 
@@ -12,10 +13,14 @@ use anyhow::{Context as _, Result, bail};
 use tracing::{info, warn};
 
 use super::knowledge::Knowledge;
+use super::reconcile::Told;
 use super::start::{Parts, Sources, settled};
 use super::{Driver, host};
-use crate::config::{Config, Daemon};
+use crate::announce::Schedule;
+use crate::config::{Config, Daemon, Mode};
 use crate::control::{Access, Control};
+use crate::failover::Desired;
+use crate::model::MasterId;
 use crate::timeline::FailoverRecord;
 
 /// A record from before a reload: no later one has its number, so it is never amended.
@@ -38,8 +43,9 @@ impl Driver {
         if let Some(why) = host::own_vips(&config, &self.network).next() {
             bail!(why);
         }
+        let withdrawn = withdrawn(&self.knowledge, self.failover.desired());
         // The new followers start to ask here; what they hear waits in their queue.
-        let (parts, reports) = Parts::new(config, &self.actual, self.lease)?;
+        let (parts, reports) = Parts::new(config, &self.actual, self.lease, &withdrawn)?;
         let hints = self.listen_for_hints(&parts.config.daemon.notify_socket).await?;
         self.attach_added(&parts.config.daemon)?;
 
@@ -51,6 +57,7 @@ impl Driver {
         }
         let interfaces = &self.config.daemon.interfaces;
         self.detached.retain(|name| interfaces.contains(name));
+        self.possession.set_schedule(Schedule::from(&self.config.announce));
 
         self.reconcile();
         if let Err(error) = self.datapath.detach_others(&self.config.daemon.interfaces) {
@@ -66,13 +73,18 @@ impl Driver {
         Ok(())
     }
 
-    /// Forgets what was heard, and asks everybody again, with the same configuration.
+    /// Forgets what was heard, and asks everybody again, with the same configuration. The VIPs of
+    /// mode `host` are withdrawn until a majority of the Sentinels has spoken.
     ///
     /// # Errors
     ///
     /// A password file or a TLS file can't be used any more.
     pub(super) fn begin_anew(&mut self, sources: &mut Sources) -> Result<()> {
-        let (parts, reports) = Parts::new(self.config.clone(), &self.actual, self.lease)?;
+        let config = self.config.clone();
+        let hosts = config.vips.iter().filter(|vip| vip.mode == Mode::Host);
+        let services = hosts.flat_map(|vip| &vip.services);
+        let withdrawn: BTreeSet<&str> = services.map(|service| service.master.as_str()).collect();
+        let (parts, reports) = Parts::new(config.clone(), &self.actual, self.lease, &withdrawn)?;
         self.go_over_to(parts);
         *sources = reports;
         self.reconcile();
@@ -85,7 +97,10 @@ impl Driver {
         knowledge.inherit(&self.knowledge);
         self.failovers = mem::take(&mut self.failovers)
             .into_iter()
-            .filter_map(|record| carried(record, &self.knowledge, &knowledge))
+            .filter_map(|told| {
+                let record = carried(told.record, &self.knowledge, &knowledge)?;
+                Some(Told { record, ..told })
+            })
             .collect();
         self.settled = settled(&failover);
         self.config = config;
@@ -147,6 +162,12 @@ fn unchangeable(present: &Daemon, wanted: &Daemon) -> Option<String> {
     ))
 }
 
+/// Masters that are known and yet not announced: a reload is no reason to trust them again.
+fn withdrawn<'a>(knowledge: &'a Knowledge, desired: &[Desired]) -> BTreeSet<&'a str> {
+    let withdrawn = desired.iter().enumerate().filter(|(_, it)| !it.announce);
+    withdrawn.map(|(id, _)| knowledge.name(MasterId(id))).collect()
+}
+
 /// A record under the numbers of a new configuration; none if that has no such master.
 fn carried(
     record: FailoverRecord,
@@ -163,7 +184,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::model::{Epoch, MasterId, SentinelId};
+    use crate::failover::State;
+    use crate::model::{Epoch, SentinelId};
     use crate::sentinel::Report;
     use crate::timeline::Timeline;
 
@@ -242,5 +264,13 @@ mod tests {
         };
         assert_eq!(carried(record(7, 0), &earlier, &later), None);
         assert_eq!(carried(record(8, 1), &earlier, &later), Some(record(CLOSED, 1)));
+    }
+
+    #[test]
+    fn who_was_withdrawn_stays_so_over_a_reload() {
+        let knowledge = Knowledge::new(&config(&["a", "b"], &["198.18.0.101:26379"]));
+        let desired = |announce, state| Desired { target: None, announce, state };
+        let desired = [desired(true, State::Serving), desired(false, State::Withdrawn)];
+        assert_eq!(withdrawn(&knowledge, &desired), BTreeSet::from(["b"]));
     }
 }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tracing::{info, warn};
 use vipd_common::maps::{Address, ServiceState as Kernel};
 
 use super::Driver;
+use super::reconcile::Told;
 use crate::clock::Monotonic;
 use crate::failover::{Event, Role, State, Target};
 use crate::model::unmapped_ip;
@@ -99,7 +101,7 @@ impl Driver {
                 })
                 .collect(),
             services: self.topology.services().map(|(vip, it)| self.service(vip, it)).collect(),
-            failovers: self.failovers.iter().flat_map(|record| self.failover(record)).collect(),
+            failovers: self.told(),
             counters: counters
                 .into_iter()
                 .map(|(verdict, it)| {
@@ -155,11 +157,21 @@ impl Driver {
         })
     }
 
-    /// One entry for each service that the record's master has.
-    fn failover<'a>(
-        &'a self,
-        record: &'a crate::timeline::FailoverRecord,
-    ) -> impl Iterator<Item = status::Failover> + 'a {
+    /// The newest failovers, as many as the answer has room for: one entry for each service that
+    /// the master has.
+    fn told(&self) -> Vec<status::Failover> {
+        let mut room = status::MAX_FAILOVER_ENTRIES;
+        let mut newest = Vec::new();
+        for told in self.failovers.iter().rev() {
+            let entries: Vec<_> = self.failover(told).take(room).collect();
+            room -= entries.len();
+            newest.push(entries);
+        }
+        newest.into_iter().rev().flatten().collect()
+    }
+
+    fn failover<'a>(&'a self, told: &'a Told) -> impl Iterator<Item = status::Failover> + 'a {
+        let Told { record, cutover } = told;
         let services = self.topology.services();
         services.filter(|(_, it)| it.master == record.master).map(|(vip, it)| status::Failover {
             service: vip.key(it).to_string(),
@@ -168,6 +180,9 @@ impl Driver {
             to: record.to,
             epoch: record.epoch.0,
             timeline: (&record.timeline).into(),
+            services: cutover.map_or(1, |cutover| cutover.services),
+            last_flip_ns: cutover.map(|cutover| cutover.last.0),
+            planned_ns: cutover.map(|cutover| duration_ns(cutover.planned)),
         })
     }
 
@@ -211,4 +226,8 @@ fn sighting(what: sentinel::Sighting) -> Option<Sighting> {
         Seen::SwitchMaster => Some(Sighting::SwitchMaster),
         Seen::Promoting(_) | Seen::Promoted(_) | Seen::End | Seen::Aborted => None,
     }
+}
+
+fn duration_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

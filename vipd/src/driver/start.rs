@@ -11,6 +11,7 @@ use super::knowledge::Knowledge;
 use super::possession::Possession;
 use super::self_probe::SelfProbe;
 use super::{Driver, Inputs, QUEUE, host};
+use crate::announce::Schedule;
 use crate::clock::Monotonic;
 use crate::config::{Config, OnStop};
 use crate::control::{Access, Control};
@@ -43,7 +44,8 @@ pub(super) struct Sources {
 
 impl Parts {
     /// Goes on from what the maps hold, and begins to ask the Sentinels. `lease` is until when
-    /// addresses of mode `host` are answered for.
+    /// addresses of mode `host` are answered for; masters that are `withdrawn`, by name, stay so
+    /// until a majority agrees.
     ///
     /// # Errors
     ///
@@ -52,11 +54,17 @@ impl Parts {
         config: Config,
         actual: &Actual,
         lease: Monotonic,
+        withdrawn: &BTreeSet<&str>,
     ) -> Result<(Self, Sources)> {
         let topology = Topology::new(&config);
         let now = Monotonic::now();
-        let adopted = topology.adopted(actual, lease > now);
-        let failover = Failover::new(&Settings::new(&config), &adopted, now);
+        let mut targets = topology.adopted(actual, lease > now);
+        for (name, target) in config.masters().into_iter().zip(&mut targets) {
+            if let Some(target) = target {
+                target.announced &= !withdrawn.contains(name);
+            }
+        }
+        let failover = Failover::new(&Settings::new(&config), &targets, now);
         let (sentinel_reports, sentinels) = mpsc::channel(QUEUE);
         let (node_reports, nodes) = mpsc::channel(QUEUE);
         let resolver = Resolver::default();
@@ -97,9 +105,11 @@ impl Driver {
             info!(interfaces = ?adopted.interfaces, "taking over from an earlier vipd");
         }
 
-        let (parts, sources) = Parts::new(config, &adopted.actual, adopted.lease)?;
+        let (parts, sources) =
+            Parts::new(config, &adopted.actual, adopted.lease, &BTreeSet::new())?;
         let Parts { config, topology, failover, knowledge, watchers, followers } = parts;
-        let (possession, probes) = Possession::new(&adopted.actual)?;
+        let (possession, probes) =
+            Possession::new(&adopted.actual, Schedule::from(&config.announce))?;
         let (self_probe, self_probes) = SelfProbe::new();
         let holding = Holding::open(&config.daemon.control_socket)?;
         let settled = settled(&failover);
@@ -124,6 +134,7 @@ impl Driver {
             failovers: VecDeque::new(),
             problems: BTreeMap::new(),
             reported: BTreeSet::new(),
+            cables: Vec::new(),
             detached: BTreeSet::new(),
             host_problems: BTreeSet::new(),
             lease: adopted.lease,
@@ -132,6 +143,8 @@ impl Driver {
             _control: control,
             hints,
         };
+        driver.cables = driver.cables();
+        driver.possession.lease(driver.lease);
         // The maps say what the interfaces are before the first packet meets the program.
         driver.reconcile();
         let interfaces = driver.config.daemon.interfaces.clone();

@@ -349,6 +349,7 @@ mod tests {
             mtu: 1_500,
             admin_up: true,
             running: true,
+            carrier_changes: 1,
             oper_state: "up",
             vlan,
             xdp: None,

@@ -44,6 +44,9 @@ pub struct Link {
     pub admin_up: bool,
     /// Up and with a carrier: frames can pass.
     pub running: bool,
+    /// How often the carrier came or went since the interface was made: tells one that went down
+    /// and came back from one that stayed.
+    pub carrier_changes: u32,
     /// The operational state's word in `ip link`: `up`, `down`, `unknown`, `dormant`, …
     pub oper_state: &'static str,
     /// For an 802.1Q device: the parent's interface index and the VLAN id.
@@ -327,6 +330,7 @@ fn parse_link(message: LinkMessage) -> Link {
         mtu: 0,
         admin_up: flags.contains(LinkFlags::Up),
         running: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        carrier_changes: 0,
         oper_state: "unknown",
         vlan: None,
         xdp: None,
@@ -340,6 +344,7 @@ fn parse_link(message: LinkMessage) -> Link {
                 link.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddr);
             }
             LinkAttribute::OperState(state) => link.oper_state = oper_state(state),
+            LinkAttribute::CarrierChanges(changes) => link.carrier_changes = changes,
             LinkAttribute::Link(ifindex) => parent = Some(ifindex),
             LinkAttribute::LinkInfo(infos) => vlan_id = infos.iter().find_map(vlan_id_of),
             LinkAttribute::Xdp(attributes) => link.xdp = attached_xdp(&attributes),

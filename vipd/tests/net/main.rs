@@ -5,7 +5,8 @@
 //! | --- | --- | --- |
 //! | neighbour | director -- router -- far | next hops on the link and by a router, followed |
 //! | neighbour6 | director -- router -- far | the same in IPv6: NDP, routers by link-local address |
-//! | announce | own -- peer | probing for a VIP, gratuitous ARP as it arrives at the peer |
+//! | announce | own -- peer | probing for a VIP, ARP and NDP announcements as they arrive at the peer |
+//! | possession | own -- peer | which VIPs may be announced, rivals, interfaces that come back |
 //! | datapath | own -- peer | load, pin, attach, take over, undo, refuse, detach |
 //! | daemon | own -- peer | `vipd run` on a host that changes under it; no Sentinel, adopted maps |
 //! | exec | own -- peer | processes under `ip netns exec` and `nsenter`, killed with -9 |
@@ -26,4 +27,5 @@ mod lab;
 mod neighbour;
 mod neighbour6;
 mod netdev;
+mod possession;
 mod sysctl;

@@ -71,7 +71,7 @@ impl Driver {
             actual: &self.actual,
         };
         self.possession.update(&situation, Instant::now());
-        self.self_probe.update(&self.held_services(), Instant::now());
+        self.rounds.update(&self.questions(), Instant::now());
     }
 
     fn plan(&self) -> Plan {

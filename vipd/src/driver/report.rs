@@ -91,7 +91,7 @@ impl Driver {
         let mut problems: Vec<String> = self.problems.keys().map(ToString::to_string).collect();
         problems.extend(self.possession.problems());
         problems.extend(self.holding.problems());
-        problems.extend(self.self_probe.problems());
+        problems.extend(self.rounds.problems());
         problems.extend(self.host_problems.iter().cloned());
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),

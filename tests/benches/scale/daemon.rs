@@ -53,12 +53,13 @@ impl Vipd {
         let settings = Settings {
             interfaces: vec!["eth0".to_owned()],
             sentinels: site.sentinel_addresses(),
-            vip: site::vip(0),
+            vips: vec![site::vip(0).into()],
             port: site::PORT,
             mode: Mode::Nat,
             password: None,
             pin_directory: pins.clone(),
             more: String::new(),
+            same_host: vec![],
         };
         let daemon = Daemon::prepare(&site.directors[number].namespace, &directory, &settings)?;
         // The lab's has one VIP with one service: everything but that is kept.

@@ -114,6 +114,7 @@ impl Host {
         let wanted = Wanted {
             desired: &self.desired,
             nodes: &self.nodes,
+            replicas: &[],
             next_hops: &self.next_hops,
             interfaces: &self.interfaces,
             own: &self.own,

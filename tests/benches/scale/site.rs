@@ -9,8 +9,10 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use redis::{FromRedisValue, Value};
 use vipd::clock::Monotonic;
+use vipd_tests::Family;
+use vipd_tests::address::Segment;
 use vipd_tests::client::Dialer;
-use vipd_tests::host::{Host, Segment};
+use vipd_tests::host::Host;
 use vipd_tests::namespace::Namespace;
 use vipd_tests::process::Process;
 use vipd_tests::reaper::{self, Reaper};
@@ -95,7 +97,14 @@ impl Site {
              link set {bridge} up\n"
         ))?;
         let plug = |what: &str, number: u8| {
-            Host::plug(&name, &format!("{what}{number}"), number, &switch, Segment::Front)
+            Host::plug(
+                &name,
+                &format!("{what}{number}"),
+                number,
+                &switch,
+                Segment::Front,
+                Family::V4,
+            )
         };
         let hosts = [101, 102, 103].map(|number| plug("redis", number));
         let hosts = hosts.into_iter().collect::<Result<Vec<_>>>()?;

@@ -31,6 +31,7 @@ pub mod namespace;
 pub mod network;
 pub mod options;
 pub mod outcome;
+pub mod ownership;
 pub mod process;
 pub mod reaper;
 pub mod recorder;

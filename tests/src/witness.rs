@@ -12,9 +12,9 @@ use vipd_common::addr::MacAddr;
 use crate::daemon::Mode;
 use crate::lab::Lab;
 use crate::ledger::{self, Ledger, Write};
-use crate::options::Options;
-use crate::recorder::{Record, Recorder, owner_at};
-use crate::redis_node::RedisNode;
+use crate::options::{Mover, Options};
+use crate::ownership::{Owners, promotions};
+use crate::recorder::{Record, Recorder};
 use crate::scenario::{Traffic, scenario, verify};
 
 /// `lease_ms` where the configuration says nothing else.
@@ -56,6 +56,8 @@ pub fn witnessed_for(
 pub struct Witness {
     traffic: Traffic,
     recorders: Vec<(SocketAddr, Recorder)>,
+    /// Who has the VIPs at the beginning.
+    first: MacAddr,
 }
 
 impl Witness {
@@ -68,14 +70,11 @@ impl Witness {
         };
         let recorders = lab.services().into_iter().map(record).collect::<Result<Vec<_>>>()?;
         let master = lab.master()?;
+        let first = owner(lab, master);
         for (_, recorder) in &recorders {
-            let owner = match lab.options().mode {
-                Mode::Host => lab.nodes[master].host().mac,
-                Mode::Nat | Mode::Dsr => lab.director().mac,
-            };
-            recorder.wait_answered_by(owner)?;
+            recorder.wait_answered_by(first)?;
         }
-        Ok(Self { traffic: Traffic::start(lab, master)?, recorders })
+        Ok(Self { traffic: Traffic::start(lab, master)?, recorders, first })
     }
 
     /// The clients.
@@ -108,9 +107,8 @@ impl Witness {
     pub fn verify_no_answer_since(&self, lab: &Lab, node: usize, moment: Monotonic) -> Result<()> {
         let mac = lab.nodes[node].host().mac;
         for recorder in self.recorders() {
-            let last = recorder.record().last_answer(mac);
-            let late = last.filter(|&last| last > moment);
-            ensure!(late.is_none(), "{} answered again: {late:?}", lab.nodes[node].name());
+            let answered = recorder.record().answered(mac, moment);
+            ensure!(answered.is_none(), "{} answered again: {answered:?}", lab.nodes[node].name());
         }
         Ok(())
     }
@@ -118,16 +116,32 @@ impl Witness {
     /// Ends them.
     pub fn stop(self, lab: &Lab) -> Result<Findings> {
         let ledgers = self.traffic.stop();
+        let host_mode = lab.options().mode == Mode::Host;
+        let promotions = if host_mode { promotions(lab)? } else { vec![] };
         let find = |(service, recorder): (SocketAddr, Recorder)| {
             let record = recorder.stop()?;
-            let late = match lab.options().mode {
-                Mode::Host => late_writes(&record, &ledgers, service, &lab.nodes),
-                Mode::Nat | Mode::Dsr => vec![],
+            let owners = Owners::new(self.first, &promotions, &record);
+            let through = ledgers.iter().filter(|ledger| ledger.to == Some(service));
+            let is_late = |write: &&Write| {
+                let node = lab.nodes.iter().find(|node| node.was(&write.by));
+                node.is_none_or(|node| owners.is_late(write, node.host().mac))
             };
-            Ok(Finding { service, record, late })
+            // Without vipd nobody says when a node was promoted.
+            let judged = host_mode && lab.options().mover == Mover::Vipd;
+            let writes = through.flat_map(|ledger| &ledger.writes).filter(|_| judged);
+            let late = writes.filter(is_late).cloned().collect();
+            Ok(Finding { service, record, owners, late })
         };
         let findings = self.recorders.into_iter().map(find).collect::<Result<_>>()?;
         Ok(Findings { ledgers, findings })
+    }
+}
+
+/// The host that is to answer for the VIPs while node `master` is the master.
+fn owner(lab: &Lab, master: usize) -> MacAddr {
+    match lab.options().mode {
+        Mode::Host => lab.nodes[master].host().mac,
+        Mode::Nat | Mode::Dsr => lab.director().mac,
     }
 }
 
@@ -145,7 +159,10 @@ pub struct Finding {
     pub service: SocketAddr,
     /// Who said that he has it.
     pub record: Record,
-    /// Writes that one node acknowledged although another had announced that it has the VIP.
+    /// Who had it by right.
+    pub owners: Owners,
+    /// Writes that one node acknowledged after another was promoted and had announced that it has
+    /// the VIP.
     pub late: Vec<Write>,
 }
 
@@ -155,26 +172,26 @@ impl Findings {
     /// after another was promoted and had announced that it has the VIP, or if the host of node
     /// `master` is not the last owner.
     pub fn judge(&self, lab: &Lab, master: usize, lease: Duration) -> Result<()> {
-        for Finding { service, record, late } in &self.findings {
+        for Finding { service, record, owners, late } in &self.findings {
             if let Some(overlap) = record.overlap() {
                 ensure!(overlap.time <= lease, "two hosts answered for {service}: {overlap:?}");
             }
-            let strays = record.strays(lease);
-            ensure!(strays.is_empty(), "not the owners of {service}: {strays:?}");
-            let owners = record.owners();
+            let false_claims = owners.false_claims(record, lease);
+            ensure!(
+                false_claims.is_empty(),
+                "not the owners of {service}: {false_claims:?}; those were {owners:?}"
+            );
             ensure!(
                 late.is_empty(),
                 "{} writes through {service} were acknowledged late, such as {:?}; owners were \
-                 {owners:?}",
+                 {owners:?}, and it was claimed by {:?}",
                 late.len(),
-                late[0]
+                late[0],
+                record.claims()
             );
-            let owner = match lab.options().mode {
-                Mode::Host => lab.nodes[master].host().mac,
-                Mode::Nat | Mode::Dsr => lab.director().mac,
-            };
-            let last = owners.last().map(|&(_, mac)| mac);
-            ensure!(last == Some(owner), "{service} is not with the master: {owners:?}");
+            let claims = record.claims();
+            let last = claims.last().map(|&(_, mac)| mac);
+            ensure!(last == Some(owner(lab, master)), "{service} is elsewhere: {claims:?}");
         }
         Ok(())
     }
@@ -187,16 +204,17 @@ impl Findings {
 
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Finding { service, record, late } in &self.findings {
+        for Finding { service, record, owners, late } in &self.findings {
             writeln!(
                 f,
-                "{service}: {} owners in turn; two hosts answered for {:?} at most; nobody for \
-                 {:?} at most; {} writes acknowledged by a node after another had announced; {} \
-                 questions, {} frames heard",
-                record.owners().len(),
+                "{service}: {} moves, {} writes acknowledged by a node after another was promoted \
+                 and had announced; two hosts answered for {:?} at most, nobody for {:?} at most; \
+                 {} announcements by a host that was not the owner; {} questions, {} frames heard",
+                owners.count() - 1,
+                late.len(),
                 record.overlap().map(|overlap| overlap.time).unwrap_or_default(),
                 record.longest_silence(),
-                late.len(),
+                owners.false_announcements(record),
                 record.asked.len(),
                 record.sightings.len(),
             )?;
@@ -205,24 +223,4 @@ impl fmt::Display for Findings {
         let writes: usize = self.ledgers.iter().map(|ledger| ledger.writes.len()).sum();
         write!(f, "{writes} writes acknowledged, {failures} attempts failed")
     }
-}
-
-/// Writes through `service` that were sent after a host had announced that it has the VIP, and that
-/// the node of another host acknowledged. vipd announces after the promotion only.
-fn late_writes(
-    record: &Record,
-    ledgers: &[Ledger],
-    service: SocketAddr,
-    nodes: &[RedisNode],
-) -> Vec<Write> {
-    let host_of = |run_id: &str| -> Option<MacAddr> {
-        nodes.iter().find(|node| node.was(run_id)).map(|node| node.host().mac)
-    };
-    let owners = record.owners();
-    let is_late = |write: &&Write| {
-        let owner = owner_at(&owners, write.sent).map(|(_, mac)| mac);
-        owner.is_some() && host_of(&write.by) != owner
-    };
-    let through = ledgers.iter().filter(|ledger| ledger.to == Some(service));
-    through.flat_map(|ledger| &ledger.writes).filter(is_late).cloned().collect()
 }

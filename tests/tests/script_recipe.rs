@@ -23,10 +23,10 @@ fn the_script_recipe_moves_the_vip() {
         })?;
         let findings = witness.stop(lab)?;
         verify(lab, &findings.ledgers, new)?;
-        let owners: Vec<_> =
-            findings.findings[0].record.owners().iter().map(|&(_, mac)| mac).collect();
+        let claims: Vec<_> =
+            findings.findings[0].record.claims().iter().map(|&(_, mac)| mac).collect();
         let hosts = [old, new].map(|node| lab.nodes[node].host().mac);
-        ensure!(owners == hosts, "the recorder saw another story: {owners:?}");
+        ensure!(claims == hosts, "the recorder saw another story: {claims:?}");
         let blackout = findings.blackout(lab.nodes[new].run_id());
         println!("{findings}\nblackout: {:?}", blackout.context("no blackout")?);
         Ok(())

@@ -29,7 +29,7 @@ use vipd_common::addr::MacAddr;
 use crate::host::Host;
 use crate::wait::{PATIENCE, wait_until};
 use frame::Asker;
-pub use record::{Interval, Kind, Overlap, Record, Sighting, owner_at};
+pub use record::{Interval, Kind, Overlap, Record, Sighting};
 
 /// Between two rounds of questions.
 const ROUND: Duration = Duration::from_millis(20);

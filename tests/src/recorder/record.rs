@@ -123,31 +123,20 @@ impl Record {
         self.asked.len() - self.asked.partition_point(|&asked| asked <= last)
     }
 
-    /// Who had the VIP from when on: whoever answered first, and then whoever announced that it has
-    /// it now.
-    pub fn owners(&self) -> Vec<(Monotonic, MacAddr)> {
-        let mut owners: Vec<(Monotonic, MacAddr)> = Vec::new();
+    /// The hosts that claimed the VIP in turn: whoever answered first, and then whoever announced
+    /// that it has it now. The claims need not be right.
+    pub fn claims(&self) -> Vec<(Monotonic, MacAddr)> {
+        let mut claims: Vec<(Monotonic, MacAddr)> = Vec::new();
         for sighting in &self.sightings {
-            let takes = match owners.last() {
+            let is_claim = match claims.last() {
                 None => matches!(sighting.kind, Kind::Answer | Kind::Announcement),
-                Some(&(_, owner)) => sighting.kind == Kind::Announcement && sighting.mac != owner,
+                Some(&(_, last)) => sighting.kind == Kind::Announcement && sighting.mac != last,
             };
-            if takes {
-                owners.push((sighting.at, sighting.mac));
+            if is_claim {
+                claims.push((sighting.at, sighting.mac));
             }
         }
-        owners
-    }
-
-    /// Answers and questions by hosts that are not the owner, later than `grace` after the owner
-    /// took over; see [`Self::owners`].
-    pub fn strays(&self, grace: Duration) -> Vec<Sighting> {
-        let owners = self.owners();
-        let is_stray = |it: &&Sighting| {
-            let owner = owner_at(&owners, it.at);
-            owner.is_some_and(|(from, mac)| mac != it.mac && it.at > from + grace)
-        };
-        self.sightings.iter().filter(is_stray).copied().collect()
+        claims
     }
 
     fn answers(&self) -> impl Iterator<Item = Sighting> {
@@ -163,15 +152,6 @@ impl Record {
         let until = |moment| self.asked.partition_point(|&asked| asked <= moment);
         until(to).saturating_sub(until(from))
     }
-}
-
-/// Who of [`Record::owners`] had the VIP at a moment, and since when.
-pub fn owner_at(
-    owners: &[(Monotonic, MacAddr)],
-    moment: Monotonic,
-) -> Option<(Monotonic, MacAddr)> {
-    let before = owners.partition_point(|&(from, _)| from <= moment);
-    before.checked_sub(1).map(|last| owners[last])
 }
 
 #[cfg(test)]
@@ -241,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_owner_changes_with_an_announcement_only() {
+    fn the_vip_is_claimed_by_an_announcement_only() {
         let record = record(&[
             (1, A, Kind::Answer),
             (11, B, Kind::Answer),
@@ -250,30 +230,8 @@ mod tests {
             (31, A, Kind::Answer),
             (41, A, Kind::Announcement),
         ]);
-        let owners = [(Monotonic(1), A), (Monotonic(21), B), (Monotonic(41), A)];
-        assert_eq!(record.owners(), owners);
-        assert_eq!(owner_at(&owners, Monotonic(0)), None);
-        assert_eq!(owner_at(&owners, Monotonic(20)), Some(owners[0]));
-        assert_eq!(owner_at(&owners, Monotonic(21)), Some(owners[1]));
-    }
-
-    #[test]
-    fn an_answer_by_another_than_the_owner_is_a_stray_after_the_grace() {
-        let record = record(&[
-            (1, A, Kind::Answer),
-            (21, B, Kind::Announcement),
-            (31, A, Kind::Answer),
-            (41, A, Kind::Question),
-            (51, B, Kind::Answer),
-            (52, A, Kind::DirectAnswer),
-        ]);
-        let strays = |grace| {
-            let strays = record.strays(Duration::from_nanos(grace));
-            strays.iter().map(|stray| stray.at.0).collect::<Vec<_>>()
-        };
-        assert_eq!(strays(0), [31, 41, 52]);
-        assert_eq!(strays(20), [52]);
-        assert_eq!(strays(40), [0; 0]);
+        let claims = [(Monotonic(1), A), (Monotonic(21), B), (Monotonic(41), A)];
+        assert_eq!(record.claims(), claims);
     }
 
     #[test]

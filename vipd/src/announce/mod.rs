@@ -120,11 +120,22 @@ impl Announcer {
     ///
     /// The first one could not be sent; the repeats will be tried all the same.
     pub fn announce(&mut self, port: Port, vip: IpAddr, tenure: Tenure) -> io::Result<()> {
-        self.stop(port.ifindex, vip);
         let speaker = self.speaker(port, vip, tenure);
         // A failed first one does not end the repeats: the interface may be coming up.
         let first = speaker.speak().map(drop);
-        let schedule = self.schedule;
+        self.repeat(speaker, self.schedule);
+        first
+    }
+
+    /// Goes on to tell the link from time to time what it knows: an earlier daemon has announced
+    /// it.
+    pub fn resume(&mut self, port: Port, vip: IpAddr, tenure: Tenure) {
+        self.repeat(self.speaker(port, vip, tenure), Schedule { count: 1, ..self.schedule });
+    }
+
+    fn repeat(&mut self, speaker: Speaker, schedule: Schedule) {
+        let (port, vip) = (speaker.port, speaker.vip);
+        self.stop(port.ifindex, vip);
         let task = tokio::spawn(async move {
             let start = tokio::time::Instant::now();
             for after in schedule.repeats() {
@@ -137,7 +148,6 @@ impl Announcer {
             }
         });
         self.repeats.insert((port.ifindex, vip), task);
-        first
     }
 
     /// Ends the repeats for `vip` on every interface: this node no longer has it.

@@ -13,7 +13,7 @@ pub mod possession;
 mod reconcile;
 mod reload;
 mod report;
-mod self_probe;
+mod rounds;
 mod start;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -32,7 +32,7 @@ use vipd_common::maps::{Interface, KernelEvent};
 use self::knowledge::Knowledge;
 use self::possession::{Possession, Probed};
 use self::reconcile::Told;
-use self::self_probe::SelfProbe;
+use self::rounds::{Answer, Rounds};
 use self::start::Sources;
 use crate::announce::Port;
 use crate::clock::Monotonic;
@@ -104,7 +104,7 @@ struct Driver {
     next_hops: HashMap<IpAddr, NextHop>,
     possession: Possession,
     holding: Holding,
-    self_probe: SelfProbe,
+    rounds: Rounds,
     /// Masters that somebody served before: in mode `host` their VIPs change hands without a
     /// question.
     settled: BTreeSet<MasterId>,
@@ -114,6 +114,8 @@ struct Driver {
     problems: BTreeMap<Problem, Instant>,
     /// Those that were logged.
     reported: BTreeSet<Problem>,
+    /// As of the last look.
+    cables: Vec<(Port, bool, u32)>,
     /// Interfaces that are not there, or are without the program.
     detached: BTreeSet<String>,
     /// What is wrong with the host, in words.
@@ -134,7 +136,7 @@ struct Inputs {
     network: watch::Receiver<Network>,
     kernel: Events,
     probes: mpsc::Receiver<Probed>,
-    self_probes: mpsc::Receiver<self_probe::Probed>,
+    rounds: mpsc::Receiver<Answer>,
     questions: mpsc::Receiver<Question>,
 }
 
@@ -160,13 +162,15 @@ impl Driver {
                 changed = inputs.network.changed() => {
                     changed.context("the network is no longer watched")?;
                     self.network = inputs.network.borrow_and_update().clone();
+                    // First: what was known before may not be said on a cable that is back.
+                    self.look_at_cables(&mut inputs.sources)?;
                     self.network_changed();
                 }
                 Some(probed) = inputs.probes.recv() => {
                     self.possession.probed(probed, Instant::now());
                     self.reconcile();
                 }
-                Some(probed) = inputs.self_probes.recv() => self.self_probe.probed(probed),
+                Some(answer) = inputs.rounds.recv() => self.rounds.answered(answer),
                 Some((request, answer)) = inputs.questions.recv() => {
                     let response = self.answer(request, &mut inputs.sources).await;
                     // Whoever asked may be gone.

@@ -1,14 +1,17 @@
 //! Which VIPs are this host's to announce, and which are among its addresses.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use tracing::warn;
 
 use super::Driver;
+use super::rounds::Question;
 use super::start::Sources;
+use crate::announce::Port;
 use crate::clock::Monotonic;
 use crate::config::Mode;
+use crate::failover::State;
 use crate::netdev::HostAddress;
 use crate::plan::{Service, Step, Vip};
 
@@ -52,13 +55,53 @@ impl Driver {
         self.network.addresses.iter().any(|own| own.address == ip)
     }
 
-    /// The services that the local Redis must serve on a VIP of this host.
-    pub(super) fn held_services(&self) -> BTreeSet<SocketAddr> {
-        self.topology
-            .services()
-            .filter(|(vip, _)| vip.mode == Mode::Host && self.is_own(vip.addr))
-            .map(|(vip, service)| vip.key(service))
-            .collect()
+    /// What is to be asked from time to time about the VIPs of mode `host`.
+    pub(super) fn questions(&self) -> BTreeSet<Question> {
+        let services = self.topology.services().filter(|(vip, _)| vip.mode == Mode::Host);
+        services.filter_map(|(vip, service)| self.question(vip, service)).collect()
+    }
+
+    fn question(&self, vip: &Vip, service: &Service) -> Option<Question> {
+        if self.is_own(vip.addr) {
+            return Some(Question::LocalRedis(vip.key(service)));
+        }
+        // While a new master is on its way, or no Sentinel is heard, there is nothing to expect.
+        let desired = self.failover.desired().get(service.master.0)?;
+        let master = desired.target.filter(|_| desired.state == State::Serving)?.addr;
+        let hop = self.next_hops.get(&master.ip())?;
+        let port = self.ports().into_iter().find(|port| port.ifindex == hop.ifindex)?;
+        Some(Question::Owner { vip: vip.addr, master, mac: hop.mac, port })
+    }
+
+    /// What has happened to our cables so far: for each interface, whether it can send and how often
+    /// its carrier has changed.
+    pub(super) fn cables(&self) -> Vec<(Port, bool, u32)> {
+        let cable = |port: Port| {
+            let link = self.network.links.get(&port.ifindex)?;
+            Some((port, link.running, link.carrier_changes))
+        };
+        self.ports().into_iter().filter_map(cable).collect()
+    }
+
+    /// A host that was cut off may find that another one has its VIPs by now: it gives them up at
+    /// once, and begins anew as after a restart.
+    pub(super) fn look_at_cables(&mut self, sources: &mut Sources) -> anyhow::Result<()> {
+        let cables = self.cables();
+        if cables == self.cables {
+            return Ok(());
+        }
+        self.cables = cables;
+        if self.is_a_redis_host() {
+            warn!(
+                "an interface lost its carrier, or has it again: asking the Sentinels again first"
+            );
+            self.begin_anew(sources)?;
+        }
+        Ok(())
+    }
+
+    fn is_a_redis_host(&self) -> bool {
+        self.topology.vips.iter().any(|vip| vip.mode == Mode::Host)
     }
 
     /// Gives this host the VIPs that it must have; false if any was refused.
@@ -105,7 +148,7 @@ impl Driver {
     /// knows is old. It begins anew, as after a restart: nothing is announced until a majority of
     /// the Sentinels has spoken.
     pub(super) fn keep_lease(&mut self, sources: &mut Sources) -> anyhow::Result<()> {
-        if !self.topology.vips.iter().any(|vip| vip.mode == Mode::Host) {
+        if !self.is_a_redis_host() {
             return Ok(());
         }
         let now = Monotonic::now();
@@ -120,8 +163,8 @@ impl Driver {
     pub(super) fn renew_lease(&mut self) -> anyhow::Result<()> {
         let until = Monotonic::now() + self.config.daemon.lease();
         self.datapath.renew_lease(until)?;
-        self.lease = until;
         self.possession.lease(until);
+        self.lease = until;
         Ok(())
     }
 

@@ -9,7 +9,7 @@
 //! A rival that claims what we announce is answered at a bounded rate. Only where the VIP is shared
 //! and the rival is a Redis host is it left alone: it is the new owner, and we are late.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -61,6 +61,9 @@ pub struct Possession {
     /// Which VIP was announced by which interface with which address, and that interface's carrier
     /// changes at the time.
     announced: HashMap<(Port, IpAddr), u32>,
+    /// What an earlier daemon has announced. It is not said again: the maps may be right about the
+    /// answers, and yet another Redis host may have announced since.
+    adopted: HashSet<(Port, IpAddr)>,
     rivals: BTreeMap<(IpAddr, MacAddr), Rival>,
     announcer: Announcer,
     solicited: SolicitedNode,
@@ -117,6 +120,7 @@ impl Possession {
             shared: BTreeSet::new(),
             peers: BTreeSet::new(),
             announced: HashMap::new(),
+            adopted: adopted(actual),
             rivals: BTreeMap::new(),
             announcer,
             solicited: SolicitedNode::default(),
@@ -131,7 +135,7 @@ impl Possession {
         &self.held
     }
 
-    /// VIPs that are ours without a question: somebody had them before, and Sentinel has decided.
+    /// VIPs that are ours without a question.
     pub fn grant(&mut self, vips: BTreeSet<IpAddr>) {
         self.waiting.retain(|vip, _| !vips.contains(vip));
         self.held.extend(vips);
@@ -291,7 +295,12 @@ impl Possession {
             let changes = network.links.get(&port.ifindex).map_or(0, |link| link.carrier_changes);
             for &(vip, tenure) in &answered {
                 now.insert((*port, vip), changes);
-                if self.announced.get(&(*port, vip)) == Some(&changes) {
+                let before = self.announced.get(&(*port, vip));
+                if before == Some(&changes) {
+                    continue;
+                }
+                if self.adopted.remove(&(*port, vip)) && before.is_none() {
+                    self.announcer.resume(*port, vip, tenure);
                     continue;
                 }
                 info!(%vip, mac = %port.mac, "announced");
@@ -324,6 +333,13 @@ impl Possession {
         }
         self.deaf = deaf;
     }
+}
+
+/// What the maps answer, by interface.
+fn adopted(actual: &Actual) -> HashSet<(Port, IpAddr)> {
+    let ports = actual.interfaces.iter();
+    let ports = ports.map(|(&ifindex, interface)| Port { ifindex, mac: interface.mac });
+    ports.flat_map(|port| answered(actual).map(move |(vip, _)| (port, vip))).collect()
 }
 
 /// The VIPs that the maps answer for.

@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::knowledge::Knowledge;
 use super::possession::Possession;
-use super::self_probe::SelfProbe;
+use super::rounds::Rounds;
 use super::{Driver, Inputs, QUEUE, host};
 use crate::announce::Schedule;
 use crate::clock::Monotonic;
@@ -110,7 +110,7 @@ impl Driver {
         let Parts { config, topology, failover, knowledge, watchers, followers } = parts;
         let (possession, probes) =
             Possession::new(&adopted.actual, Schedule::from(&config.announce))?;
-        let (self_probe, self_probes) = SelfProbe::new();
+        let (rounds, answers) = Rounds::new();
         let holding = Holding::open(&config.daemon.control_socket)?;
         let settled = settled(&failover);
 
@@ -129,11 +129,12 @@ impl Driver {
             next_hops: HashMap::new(),
             possession,
             holding,
-            self_probe,
+            rounds,
             settled,
             failovers: VecDeque::new(),
             problems: BTreeMap::new(),
             reported: BTreeSet::new(),
+            cables: Vec::new(),
             detached: BTreeSet::new(),
             host_problems: BTreeSet::new(),
             lease: adopted.lease,
@@ -142,6 +143,8 @@ impl Driver {
             _control: control,
             hints,
         };
+        driver.cables = driver.cables();
+        driver.possession.lease(driver.lease);
         // The maps say what the interfaces are before the first packet meets the program.
         driver.reconcile();
         let interfaces = driver.config.daemon.interfaces.clone();
@@ -160,7 +163,7 @@ impl Driver {
             );
         }
         let network = network_input;
-        let inputs = Inputs { sources, network, kernel, probes, self_probes, questions };
+        let inputs = Inputs { sources, network, kernel, probes, rounds: answers, questions };
         Ok((driver, inputs))
     }
 

@@ -104,13 +104,14 @@ pub fn timeline_to_json(timeline: &Timeline, gone: Monotonic) -> Value {
 /// Tells of each client.
 pub fn tell_clients(ledgers: &[Ledger], old: &RedisNode, new: &RedisNode) {
     for ledger in ledgers {
+        let (by_old, by_new) = acknowledgements(ledger, old, new);
         println!(
             "The {} client never changed its address: {} writes acknowledged by {}, then {} \
              by {}; {} attempts failed in between.",
             ledger.client,
-            ledger.acknowledged_by(old.run_id()).count(),
+            by_old,
             old.name(),
-            ledger.acknowledged_by(new.run_id()).count(),
+            by_new,
             new.name(),
             ledger.failures.len(),
         );
@@ -120,15 +121,22 @@ pub fn tell_clients(ledgers: &[Ledger], old: &RedisNode, new: &RedisNode) {
 /// What each client noticed.
 pub fn clients_to_json(ledgers: &[Ledger], old: &RedisNode, new: &RedisNode) -> Value {
     let clients = ledgers.iter().map(|ledger| {
+        let (by_old, by_new) = acknowledgements(ledger, old, new);
         json!({
             "client": ledger.client,
-            "acknowledged_by_old": ledger.acknowledged_by(old.run_id()).count(),
-            "acknowledged_by_new": ledger.acknowledged_by(new.run_id()).count(),
+            "acknowledged_by_old": by_old,
+            "acknowledged_by_new": by_new,
             "failed_attempts": ledger.failures.len(),
             "connections": ledger.connections,
         })
     });
     clients.collect()
+}
+
+/// How many writes each acknowledged, in this or an earlier start.
+fn acknowledgements(ledger: &Ledger, old: &RedisNode, new: &RedisNode) -> (usize, usize) {
+    let by = |node: &RedisNode| ledger.writes.iter().filter(|it| node.was(&it.by)).count();
+    (by(old), by(new))
 }
 
 /// With three decimals.

@@ -9,7 +9,7 @@ use vipd_tests::redis_node::Role;
 use vipd_tests::scenario::verify;
 use vipd_tests::status::Failover;
 use vipd_tests::wait::{PATIENCE, wait_until};
-use vipd_tests::witness::{Findings, LEASE, Witness};
+use vipd_tests::witness::{Findings, Terms, Witness};
 use vipd_tests::{Lab, Mover, Options};
 
 use crate::story::{
@@ -100,7 +100,7 @@ fn walk(lab: &mut Lab, tell: &Narrator) -> Result<Act> {
     let findings = witness.stop(lab)?;
     verify(lab, &findings.ledgers, new)?;
     if with_vipd {
-        findings.judge(lab, new, LEASE)?;
+        findings.judge(lab, new, Terms::default())?;
     }
     ensure!(findings.findings.len() == 1, "the walkthrough is for one VIP");
     let blackout = findings.blackout(lab.nodes[new].run_id());

@@ -12,6 +12,7 @@ use crate::daemon::Daemon;
 use crate::lab::Lab;
 use crate::ledger::Write;
 use crate::recorder::{Kind, Record, Sighting};
+use crate::redis_node::RedisNode;
 
 /// A node that was promoted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,8 +42,12 @@ pub struct Owner {
 #[derive(Clone, Debug)]
 pub struct Owners(Vec<Owner>);
 
-/// Every promotion that a vipd knows of, in order of the epochs.
+/// Every promotion that a vipd knows of, in order of the epochs. Without vipd, the last one of each
+/// node, by the nodes' logs.
 pub fn promotions(lab: &Lab) -> Result<Vec<Promotion>> {
+    if lab.daemons.is_empty() {
+        return promotions_by_log(lab);
+    }
     let mut by_epoch: BTreeMap<u64, Promotion> = BTreeMap::new();
     for daemon in lab.daemons.iter().filter(|daemon| Daemon::is_alive(daemon)) {
         for failover in daemon.status()?.failovers {
@@ -59,6 +64,18 @@ pub fn promotions(lab: &Lab) -> Result<Vec<Promotion>> {
         }
     }
     Ok(by_epoch.into_values().collect())
+}
+
+fn promotions_by_log(lab: &Lab) -> Result<Vec<Promotion>> {
+    let promotion = |node: &RedisNode| {
+        let promoted = node.promoted()?;
+        let mac = node.host().mac;
+        Ok(promoted.map(|at| Promotion { mac, confirmed: at, followed: at }))
+    };
+    let promotions = lab.nodes.iter().map(promotion).collect::<Result<Vec<_>>>()?;
+    let mut promotions: Vec<_> = promotions.into_iter().flatten().collect();
+    promotions.sort_by_key(|promotion| promotion.confirmed);
+    Ok(promotions)
 }
 
 impl Owners {
@@ -97,6 +114,11 @@ impl Owners {
     /// promoted is never late: it may be reached before it announces.
     pub fn is_late(&self, write: &Write, host: MacAddr) -> bool {
         !self.may_claim(host, write.sent, write.acknowledged)
+    }
+
+    /// How long after the owner's announcement it was at `moment`.
+    pub fn since_announced(&self, moment: Monotonic) -> Duration {
+        moment.since(self.at(moment).announced)
     }
 
     /// [`Self::is_late`] for a client that hears no announcements and so goes on to the old host:

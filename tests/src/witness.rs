@@ -12,7 +12,7 @@ use vipd_common::addr::MacAddr;
 use crate::daemon::Mode;
 use crate::lab::Lab;
 use crate::ledger::{self, Ledger, Write};
-use crate::options::{Mover, Options};
+use crate::options::Options;
 use crate::ownership::{Owners, promotions};
 use crate::recorder::{Record, Recorder};
 use crate::scenario::{Traffic, scenario, verify};
@@ -139,9 +139,7 @@ impl Witness {
                 let node = lab.nodes.iter().find(|node| node.was(&write.by));
                 node.map_or(MacAddr::ZERO, |node| node.host().mac)
             };
-            // Without vipd nobody says when a node was promoted.
-            let judged = host_mode && lab.options().mover == Mover::Vipd;
-            let writes = through.flat_map(|ledger| &ledger.writes).filter(|_| judged);
+            let writes = through.flat_map(|ledger| &ledger.writes).filter(|_| host_mode);
             let late: Vec<_> =
                 writes.filter(|it| owners.is_late(it, host_of(it))).cloned().collect();
             let later = late.iter().filter(|it| owners.is_late_of_the_deaf(it, host_of(it)));
@@ -225,13 +223,15 @@ impl Findings {
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for Finding { service, record, owners, late, .. } in &self.findings {
+            let last = late.iter().map(|write| owners.since_announced(write.sent)).max();
             writeln!(
                 f,
                 "{service}: {} moves, {} writes acknowledged by a node after another was promoted \
-                 and had announced; two hosts answered for {:?} at most, nobody for {:?} at most; \
+                 and had announced{}; two hosts answered for {:?} at most, nobody for {:?} at most; \
                  {} announcements by a host that was not the owner; {} questions, {} frames heard",
                 owners.count() - 1,
                 late.len(),
+                last.map_or(String::new(), |after| format!(" (the last {after:?} after that)")),
                 record.overlap().map(|overlap| overlap.time).unwrap_or_default(),
                 record.longest_silence(),
                 owners.false_announcements(record),

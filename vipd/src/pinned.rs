@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::Result;
 use vipd_common::maps::{Address, ServiceState as Kernel};
 
-use crate::config::Mode;
+use crate::config::{Mode, ServiceRole};
 use crate::datapath::{self, Inspection};
 use crate::model::unmapped_ip;
 use crate::netdev;
-use crate::status::{Counter, Interface, Service, ServiceState, Status};
+use crate::status::{Counter, Interface, Member, Service, ServiceState, Status};
 
 /// The status of what is pinned below `pin_dir`, or `None` if nothing is.
 ///
@@ -65,7 +65,8 @@ fn services(found: &Inspection) -> Vec<Service> {
         let confirmed = actual.confirmed(index);
         let address = actual.addresses.get(&key.ip());
         let backend = actual.backend(index);
-        let up = active.state() == Kernel::Up;
+        let is_group = active.state() == Kernel::Group;
+        let up = is_group || active.state() == Kernel::Up;
         let flags = address.copied().unwrap_or_default();
         let mode = [(Address::DSR, Mode::Dsr), (Address::HOST, Mode::Host)];
         let mode = mode.into_iter().find(|(flag, _)| flags.has(*flag));
@@ -76,6 +77,14 @@ fn services(found: &Inspection) -> Vec<Service> {
             mode: mode.map_or(Mode::Nat, |(_, mode)| mode).name().to_owned(),
             // The name is only in the daemon's configuration.
             master: String::new(),
+            role: if is_group { ServiceRole::Replica } else { ServiceRole::Master }
+                .name()
+                .to_owned(),
+            members: actual
+                .members(index)
+                .filter(|it| it.is_up)
+                .map(|it| Member { addr: it.node, serving: it.is_listed })
+                .collect(),
             state: if up { ServiceState::Pinned } else { ServiceState::Down },
             backend: backend
                 .filter(|_| up)

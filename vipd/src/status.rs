@@ -64,6 +64,12 @@ pub struct Service {
     pub mode: String,
     /// Sentinel's name of the master.
     pub master: String,
+    /// `master`, or `replica`: new connections are spread over `members`.
+    #[serde(default = "master")]
+    pub role: String,
+    /// With role `replica`: the nodes that carry connections.
+    #[serde(default)]
+    pub members: Vec<Member>,
     /// See [`ServiceState`].
     pub state: ServiceState,
     /// Where its packets go now.
@@ -77,6 +83,19 @@ pub struct Service {
     /// Mode `host`: whether the VIP is an address of this host now.
     #[serde(default)]
     pub owner: bool,
+}
+
+/// A node of a service with role `replica`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Whether it gets new connections. If not, it keeps those that it has.
+    pub serving: bool,
+}
+
+fn master() -> String {
+    "master".to_owned()
 }
 
 /// How a service is.
@@ -267,6 +286,11 @@ impl fmt::Display for Service {
         write!(f, "service {socket} ({}, {}): {state}", self.mode, self.master)?;
         if let Some(backend) = self.backend {
             write!(f, ", master {backend}")?;
+        }
+        if self.role == "replica" {
+            let serving = self.members.iter().filter(|it| it.serving);
+            let serving: Vec<_> = serving.map(|it| it.addr.to_string()).collect();
+            write!(f, ", read from {}", serving.join(" "))?;
         }
         if let Some(epoch) = self.epoch {
             write!(f, ", epoch {epoch}")?;

@@ -184,9 +184,11 @@ pub(super) fn judge(facts: &Facts, context: &Context<'_>) -> Vec<Finding> {
     }
     findings.extend(context.problems.iter().filter_map(|problem| match problem {
         Problem::Unreachable { .. } => None,
-        Problem::NoIndex { .. } | Problem::NoSlot { .. } => {
-            Some(Finding::fail("tables", problem.to_string()))
-        }
+        Problem::NoIndex { .. }
+        | Problem::NoSlot { .. }
+        | Problem::NoLine { .. }
+        | Problem::NoGroup { .. } => Some(Finding::fail("tables", problem.to_string())),
+        Problem::GroupFull { .. } => Some(Finding::warn("tables", problem.to_string())),
     }));
     findings
 }

@@ -130,7 +130,9 @@ pub(super) fn preview(
         .collect();
     let may_announce: BTreeSet<IpAddr> = topology.vips.iter().map(|vip| vip.addr).collect();
     let may_announce = &may_announce;
-    let wanted = Wanted { desired: &desired, nodes, next_hops, interfaces, own, may_announce };
+    let replicas = &[];
+    let wanted =
+        Wanted { desired: &desired, nodes, replicas, next_hops, interfaces, own, may_announce };
     let plan = plan::diff(&topology, &wanted, &Actual::default());
     let sources = plan.steps.iter().filter_map(|step| match step {
         Step::WriteSlot { backend, .. } if backend.mode == ForwardMode::Nat as u32 => {

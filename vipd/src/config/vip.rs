@@ -74,6 +74,16 @@ pub enum ServiceRole {
     Replica,
 }
 
+impl ServiceRole {
+    /// The word in the configuration and in `status`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::Replica => "replica",
+        }
+    }
+}
+
 impl Mode {
     /// The word in the configuration and in `status`.
     pub const fn name(self) -> &'static str {

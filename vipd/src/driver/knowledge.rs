@@ -2,23 +2,37 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use crate::clock::Monotonic;
 use crate::config::Config;
 use crate::connect::Error;
 use crate::failover::Desired;
 use crate::model::{MasterId, SentinelId};
+use crate::plan::{Health, Replicas};
 use crate::redis_node;
 use crate::sentinel::Report;
 use crate::status;
+
+/// A node that is silent for so long is dead for its readers, who are then reset.
+const DEAD_AFTER: Duration = Duration::from_secs(3);
 
 /// Everything heard that the core does not keep.
 #[derive(Debug)]
 pub struct Knowledge {
     names: Vec<String>,
     sentinels: BTreeMap<SentinelId, Sentinel>,
-    nodes: BTreeMap<SocketAddr, Result<redis_node::Role, Error>>,
+    nodes: BTreeMap<SocketAddr, Heard>,
     /// Which node is being asked for ROLE on behalf of which master.
     pub asking: BTreeMap<MasterId, SocketAddr>,
+}
+
+/// What a node said last.
+#[derive(Clone, Debug)]
+struct Heard {
+    answer: Result<redis_node::Role, Error>,
+    /// The first of the failures in a row that this is one of.
+    failing_since: Option<Monotonic>,
 }
 
 #[derive(Debug, Default)]
@@ -127,7 +141,10 @@ impl Knowledge {
 
     /// Keeps what a node said.
     pub fn node_said(&mut self, report: &redis_node::Report) {
-        self.nodes.insert(report.node, report.answer.clone());
+        let before = self.nodes.get(&report.node).and_then(|heard| heard.failing_since);
+        let failing_since = report.answer.is_err().then(|| before.unwrap_or(report.at));
+        let answer = report.answer.clone();
+        self.nodes.insert(report.node, Heard { answer, failing_since });
     }
 
     /// By master: every node that any Sentinel names for it, and its present target.
@@ -161,7 +178,35 @@ impl Knowledge {
 
     /// What this node answered last.
     pub fn role(&self, node: SocketAddr) -> Option<&Result<redis_node::Role, Error>> {
-        self.nodes.get(&node)
+        self.nodes.get(&node).map(|heard| &heard.answer)
+    }
+
+    /// By master: its nodes as readers'.
+    pub fn replicas(&self, named: &[Vec<SocketAddr>], now: Monotonic) -> Vec<Replicas> {
+        let of = |(id, nodes): (usize, &Vec<SocketAddr>)| Replicas {
+            known: self.sentinels.values().any(|it| it.replicas.contains_key(&MasterId(id))),
+            health: nodes.iter().map(|node| (*node, self.health(*node, now))).collect(),
+        };
+        named.iter().enumerate().map(of).collect()
+    }
+
+    /// How a node is, as a reader's.
+    pub fn health(&self, node: SocketAddr, now: Monotonic) -> Health {
+        let Some(heard) = self.nodes.get(&node) else { return Health::Unknown };
+        match &heard.answer {
+            Ok(redis_node::Role::Replica { link_up: true, .. }) => Health::Fit,
+            Ok(_) => Health::Unfit,
+            // Its process is gone, and with it every connection.
+            Err(Error::Refused) => Health::Dead,
+            Err(Error::Unreachable(_) | Error::Timeout { .. } | Error::Closed(_)) => {
+                match heard.failing_since {
+                    Some(since) if now.since(since) >= DEAD_AFTER => Health::Dead,
+                    Some(_) | None => Health::Unfit,
+                }
+            }
+            // It answers somebody else, perhaps.
+            Err(_) => Health::Unfit,
+        }
     }
 
     /// Forgets the answers of nodes that nobody names any more.

@@ -13,7 +13,7 @@ pub mod possession;
 mod reconcile;
 mod reload;
 mod report;
-mod self_probe;
+mod rounds;
 mod start;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -32,7 +32,7 @@ use vipd_common::maps::{Interface, KernelEvent};
 use self::knowledge::Knowledge;
 use self::possession::{Possession, Probed};
 use self::reconcile::Told;
-use self::self_probe::SelfProbe;
+use self::rounds::{Answer, Rounds};
 use self::start::Sources;
 use crate::announce::Port;
 use crate::clock::Monotonic;
@@ -104,7 +104,7 @@ struct Driver {
     next_hops: HashMap<IpAddr, NextHop>,
     possession: Possession,
     holding: Holding,
-    self_probe: SelfProbe,
+    rounds: Rounds,
     /// Masters that somebody served before: in mode `host` their VIPs change hands without a
     /// question.
     settled: BTreeSet<MasterId>,
@@ -136,7 +136,7 @@ struct Inputs {
     network: watch::Receiver<Network>,
     kernel: Events,
     probes: mpsc::Receiver<Probed>,
-    self_probes: mpsc::Receiver<self_probe::Probed>,
+    rounds: mpsc::Receiver<Answer>,
     questions: mpsc::Receiver<Question>,
 }
 
@@ -170,7 +170,7 @@ impl Driver {
                     self.possession.probed(probed, Instant::now());
                     self.reconcile();
                 }
-                Some(probed) = inputs.self_probes.recv() => self.self_probe.probed(probed),
+                Some(answer) = inputs.rounds.recv() => self.rounds.answered(answer),
                 Some((request, answer)) = inputs.questions.recv() => {
                     let response = self.answer(request, &mut inputs.sources).await;
                     // Whoever asked may be gone.

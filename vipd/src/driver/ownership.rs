@@ -1,15 +1,17 @@
 //! Which VIPs are this host's to announce, and which are among its addresses.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use tracing::warn;
 
 use super::Driver;
+use super::rounds::Question;
 use super::start::Sources;
 use crate::announce::Port;
 use crate::clock::Monotonic;
 use crate::config::Mode;
+use crate::failover::State;
 use crate::netdev::HostAddress;
 use crate::plan::{Service, Step, Vip};
 
@@ -53,13 +55,22 @@ impl Driver {
         self.network.addresses.iter().any(|own| own.address == ip)
     }
 
-    /// The services that the local Redis must serve on a VIP of this host.
-    pub(super) fn held_services(&self) -> BTreeSet<SocketAddr> {
-        self.topology
-            .services()
-            .filter(|(vip, _)| vip.mode == Mode::Host && self.is_own(vip.addr))
-            .map(|(vip, service)| vip.key(service))
-            .collect()
+    /// What is to be asked from time to time about the VIPs of mode `host`.
+    pub(super) fn questions(&self) -> BTreeSet<Question> {
+        let services = self.topology.services().filter(|(vip, _)| vip.mode == Mode::Host);
+        services.filter_map(|(vip, service)| self.question(vip, service)).collect()
+    }
+
+    fn question(&self, vip: &Vip, service: &Service) -> Option<Question> {
+        if self.is_own(vip.addr) {
+            return Some(Question::LocalRedis(vip.key(service)));
+        }
+        // While a new master is on its way, or no Sentinel is heard, there is nothing to expect.
+        let desired = self.failover.desired().get(service.master.0)?;
+        let master = desired.target.filter(|_| desired.state == State::Serving)?.addr;
+        let hop = self.next_hops.get(&master.ip())?;
+        let port = self.ports().into_iter().find(|port| port.ifindex == hop.ifindex)?;
+        Some(Question::Owner { vip: vip.addr, master, mac: hop.mac, port })
     }
 
     /// What has happened to our cables so far: for each interface, whether it can send and how often

@@ -71,7 +71,7 @@ impl Driver {
             actual: &self.actual,
         };
         self.possession.update(&situation, Instant::now());
-        self.self_probe.update(&self.held_services(), Instant::now());
+        self.rounds.update(&self.questions(), Instant::now());
     }
 
     fn plan(&self) -> Plan {
@@ -81,9 +81,11 @@ impl Driver {
             self.possession.held().iter().filter(|vip| !refused(vip)).copied().collect();
         let own = host::own_addresses(&self.config, &self.network);
         let nodes = self.knowledge.nodes(self.failover.desired());
+        let replicas = self.knowledge.replicas(&nodes, Monotonic::now());
         let wanted = Wanted {
             desired: self.failover.desired(),
             nodes: &nodes,
+            replicas: &replicas,
             next_hops: &self.next_hops,
             interfaces: &interfaces,
             own: &own,

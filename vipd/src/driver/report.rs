@@ -67,7 +67,11 @@ impl Driver {
 
     /// A Redis node said something.
     pub(super) fn node_said(&mut self, report: redis_node::Report) {
+        let before = self.knowledge.health(report.node, report.at);
         self.knowledge.node_said(&report);
+        if self.knowledge.health(report.node, report.at) != before && self.topology.has_readers() {
+            self.reconcile();
+        }
         let role = match &report.answer {
             Ok(redis_node::Role::Master { .. }) => Role::Master,
             Ok(redis_node::Role::Replica { .. } | redis_node::Role::Sentinel) => Role::Replica,
@@ -87,7 +91,7 @@ impl Driver {
         let mut problems: Vec<String> = self.problems.keys().map(ToString::to_string).collect();
         problems.extend(self.possession.problems());
         problems.extend(self.holding.problems());
-        problems.extend(self.self_probe.problems());
+        problems.extend(self.rounds.problems());
         problems.extend(self.host_problems.iter().cloned());
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -129,7 +133,9 @@ impl Driver {
             None | Some(State::Learning) => ServiceState::Learning,
             Some(State::Confirming) => ServiceState::Confirming,
             Some(State::Withdrawn) => ServiceState::Withdrawn,
-            Some(State::Serving) if active.state() == Kernel::Up => ServiceState::Serving,
+            Some(State::Serving) if matches!(active.state(), Kernel::Up | Kernel::Group) => {
+                ServiceState::Serving
+            }
             Some(State::Serving) => ServiceState::Down,
         };
         let address = self.actual.addresses.get(&vip.addr);
@@ -138,6 +144,8 @@ impl Driver {
             port: service.port,
             mode: vip.mode.name().to_owned(),
             master: self.knowledge.name(service.master).to_owned(),
+            role: service.role.name().to_owned(),
+            members: index.map(|index| self.members(index)).unwrap_or_default(),
             state,
             backend,
             epoch: (confirmed.valid != 0).then_some(confirmed.epoch),
@@ -145,6 +153,12 @@ impl Driver {
             announcing: address.is_some_and(|address| address.has(Address::ANNOUNCE)),
             owner: vip.mode.holds_the_address() && self.is_own(vip.addr),
         }
+    }
+
+    /// The nodes that a read-only service is spread over, and those that keep connections.
+    fn members(&self, index: u32) -> Vec<status::Member> {
+        let up = self.actual.members(index).filter(|it| it.is_up);
+        up.map(|it| status::Member { addr: it.node, serving: it.is_listed }).collect()
     }
 
     /// The VIPs that are addresses of this host.

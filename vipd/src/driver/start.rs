@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::knowledge::Knowledge;
 use super::possession::Possession;
-use super::self_probe::SelfProbe;
+use super::rounds::Rounds;
 use super::{Driver, Inputs, QUEUE, host};
 use crate::announce::Schedule;
 use crate::clock::Monotonic;
@@ -110,7 +110,7 @@ impl Driver {
         let Parts { config, topology, failover, knowledge, watchers, followers } = parts;
         let (possession, probes) =
             Possession::new(&adopted.actual, Schedule::from(&config.announce))?;
-        let (self_probe, self_probes) = SelfProbe::new();
+        let (rounds, answers) = Rounds::new();
         let holding = Holding::open(&config.daemon.control_socket)?;
         let settled = settled(&failover);
 
@@ -129,7 +129,7 @@ impl Driver {
             next_hops: HashMap::new(),
             possession,
             holding,
-            self_probe,
+            rounds,
             settled,
             failovers: VecDeque::new(),
             problems: BTreeMap::new(),
@@ -163,7 +163,7 @@ impl Driver {
             );
         }
         let network = network_input;
-        let inputs = Inputs { sources, network, kernel, probes, self_probes, questions };
+        let inputs = Inputs { sources, network, kernel, probes, rounds: answers, questions };
         Ok((driver, inputs))
     }
 

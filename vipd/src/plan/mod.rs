@@ -16,6 +16,7 @@
 
 mod actual;
 mod backend;
+mod group;
 mod holding;
 mod problem;
 #[cfg(test)]
@@ -33,11 +34,13 @@ use vipd_common::maps::{
 };
 
 pub use self::actual::{Actual, Step};
+pub use self::group::{Health, Replicas};
 pub use self::holding::OwnAddresses;
 pub use self::problem::{Problem, Unreachable};
 pub use self::topology::{Service, Topology, Vip};
 
 use self::backend::Route;
+use self::group::Groups;
 use self::slots::Slots;
 use crate::config::Mode;
 use crate::failover::{Desired, Target};
@@ -52,6 +55,8 @@ pub struct Wanted<'a> {
     /// By `MasterId`: nodes that may be promoted, whose slots are written beforehand. The present
     /// target may be among them or not.
     pub nodes: &'a [Vec<SocketAddr>],
+    /// By `MasterId`: how they are as readers', for services with `role = "replica"`.
+    pub replicas: &'a [Replicas],
     /// How each node is reached now. One that isn't there isn't known (yet).
     pub next_hops: &'a HashMap<IpAddr, NextHop>,
     /// Interfaces the program is attached to, by index.
@@ -96,17 +101,26 @@ pub fn diff(topology: &Topology, wanted: &Wanted<'_>, actual: &Actual) -> Plan {
         .collect();
     let slots = Slots::assign(actual, &backends);
     problems.extend(places.iter().flat_map(|place| place.without_slot(&slots)));
+    let groups = Groups::new(&places, wanted, &slots, actual, &mut problems);
     let lines: Vec<Line<'_>> = places
         .into_iter()
-        .map(|place| Line { active: decide(&place, &slots, actual), place })
+        .map(|place| {
+            let active = groups.active(place.index);
+            Line { active: active.unwrap_or_else(|| decide(&place, &slots, actual)), place }
+        })
         .collect();
-    let addresses = addresses(&lines, topology, wanted, actual);
+    let addresses = addresses(&lines, &groups, topology, wanted, actual);
 
     let mut steps = Vec::new();
     withdraw(&mut steps, &lines, &addresses, actual);
+    groups.withdraw(&mut steps, actual);
     prepare(&mut steps, wanted, &lines, &addresses, &slots, actual);
-    commit(&mut steps, topology, &lines, actual);
+    groups.prepare(&mut steps, actual);
+    confirm(&mut steps, topology, &lines, actual);
+    groups.commit(&mut steps, actual);
+    commit(&mut steps, &lines, actual);
     announce(&mut steps, &addresses, actual);
+    groups.clean_up(&mut steps, actual);
     clean_up(&mut steps, wanted, &lines, &addresses, actual);
     let held = holding::wanted(&lines, topology, wanted);
     Plan {
@@ -239,20 +253,22 @@ fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
 /// What VIPS must hold.
 fn addresses(
     lines: &[Line<'_>],
+    groups: &Groups,
     topology: &Topology,
     wanted: &Wanted<'_>,
     actual: &Actual,
 ) -> BTreeMap<IpAddr, Address> {
     let mut addresses: BTreeMap<IpAddr, Address> =
         topology.vips.iter().map(|vip| (vip.addr, bare(vip, lines))).collect();
-    for line in lines.iter().filter(|line| line.active.state() == ServiceState::Up) {
+    for line in lines.iter().filter(|line| line.is_up()) {
         let address = addresses.entry(line.place.route.vip.addr).or_default();
         address.flags |= Address::ECHO;
         if line.may_announce(wanted) {
             address.flags |= Address::ANNOUNCE;
         }
     }
-    for backend in lines.iter().flat_map(|line| line.backends(actual)) {
+    let backends = lines.iter().flat_map(|line| line.backends(actual));
+    for backend in backends.chain(groups.kept(actual)) {
         if backend.mode == ForwardMode::Nat as u32 {
             let source = Address::new(Address::SOURCE);
             addresses.entry(unmapped_ip(backend.source)).or_insert(source);
@@ -278,11 +294,16 @@ fn bare(vip: &Vip, lines: &[Line<'_>]) -> Address {
 }
 
 impl Line<'_> {
+    /// Whether it carries packets.
+    fn is_up(&self) -> bool {
+        matches!(self.active.state(), ServiceState::Up | ServiceState::Group)
+    }
+
     /// Whether its VIP is to be answered for on its account. In mode `host` only the host that has
     /// the master does.
     fn may_announce(&self, wanted: &Wanted<'_>) -> bool {
         let vip = self.place.route.vip;
-        self.active.state() == ServiceState::Up
+        self.is_up()
             && self.place.announce
             && wanted.may_announce.contains(&vip.addr)
             && (vip.mode != Mode::Host || self.is_local())
@@ -385,8 +406,8 @@ fn prepare(
     }
 }
 
-/// Step 3: the cutover.
-fn commit(steps: &mut Vec<Step>, topology: &Topology, lines: &[Line<'_>], actual: &Actual) {
+/// Step 3: what is going to be true, then the cutover.
+fn confirm(steps: &mut Vec<Step>, topology: &Topology, lines: &[Line<'_>], actual: &Actual) {
     for line in lines {
         let service = line.place.index;
         let Some((target, _)) = line.place.target else { continue };
@@ -398,9 +419,12 @@ fn commit(steps: &mut Vec<Step>, topology: &Topology, lines: &[Line<'_>], actual
             steps.push(Step::SetConfirmed { service, confirmed });
         }
     }
+}
+
+fn commit(steps: &mut Vec<Step>, lines: &[Line<'_>], actual: &Actual) {
     for line in lines {
         let (service, active) = (line.place.index, line.active);
-        if active.state() == ServiceState::Up && active != actual.active(service) {
+        if line.is_up() && active != actual.active(service) {
             steps.push(Step::SetActive { service, active });
         }
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use vipd_common::maps::{MAX_SERVICES, MAX_SLOTS};
+use vipd_common::maps::{Group, MAX_GROUPS, MAX_LINES, MAX_SERVICES, MAX_SLOTS};
 
 /// Something that [`super::diff`] can't put into the maps. It comes with every diff until it is
 /// solved.
@@ -31,6 +31,23 @@ pub enum Problem {
         service: SocketAddr,
         /// The Redis node.
         node: SocketAddr,
+    },
+    /// No line is left for a replica of a read-only service.
+    NoLine {
+        /// VIP and port.
+        service: SocketAddr,
+        /// The Redis node.
+        node: SocketAddr,
+    },
+    /// The table of groups is full.
+    NoGroup {
+        /// VIP and port.
+        service: SocketAddr,
+    },
+    /// More replicas than a group holds.
+    GroupFull {
+        /// VIP and port.
+        service: SocketAddr,
     },
 }
 
@@ -74,6 +91,22 @@ impl fmt::Display for Problem {
                 f,
                 "{service} has no place for {node}: at most {MAX_SLOTS} pairs of service and node; \
                  remove services, or run a second vipd on other interfaces"
+            ),
+            Self::NoLine { service, node } => write!(
+                f,
+                "{service} has no place for the replica {node}: at most {} pairs of read-only \
+                 service and node; remove services, or run a second vipd on other interfaces",
+                MAX_LINES - MAX_SERVICES
+            ),
+            Self::NoGroup { service } => write!(
+                f,
+                "{service} has no place: at most {MAX_GROUPS} services with role = \"replica\"; \
+                 remove some, or run a second vipd on other interfaces"
+            ),
+            Self::GroupFull { service } => write!(
+                f,
+                "{service} has more than {} healthy replicas: the others get no connections",
+                Group::MAX
             ),
         }
     }

@@ -4,11 +4,11 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 use vipd_common::addr::{MacAddr, mapped};
-use vipd_common::maps::MAX_SLOTS;
+use vipd_common::maps::{Group, MAX_SLOTS};
 
 use super::actual::names_a_slot;
 use super::*;
-use crate::config::{PortRange, Source};
+use crate::config::{PortRange, ServiceRole, Source};
 use crate::failover::State;
 use crate::model::{Epoch, MasterId, mapped_ip};
 
@@ -33,6 +33,7 @@ struct World {
     topology: Topology,
     desired: Vec<Desired>,
     nodes: Vec<Vec<SocketAddr>>,
+    replicas: Vec<Replicas>,
     next_hops: HashMap<IpAddr, NextHop>,
     interfaces: BTreeMap<u32, Interface>,
     own: OwnAddresses,
@@ -44,6 +45,7 @@ impl World {
         let wanted = Wanted {
             desired: &self.desired,
             nodes: &self.nodes,
+            replicas: &self.replicas,
             next_hops: &self.next_hops,
             interfaces: &self.interfaces,
             own: &self.own,
@@ -60,7 +62,8 @@ impl World {
 }
 
 fn any_vip(n: u8) -> impl Strategy<Value = Vip> {
-    let service = (0..MASTERS, prop_oneof![3 => Just(None), 1 => Just(Some(7000))]);
+    let role = prop_oneof![2 => Just(ServiceRole::Master), 1 => Just(ServiceRole::Replica)];
+    let service = (0..MASTERS, prop_oneof![3 => Just(None), 1 => Just(Some(7000))], role);
     let services = prop::collection::btree_map(
         prop_oneof![Just(6379_u16), Just(6380), Just(8000)],
         service,
@@ -84,10 +87,11 @@ fn any_vip(n: u8) -> impl Strategy<Value = Vip> {
         services: services
             .into_iter()
             // One master for the whole address, and none at all.
-            .filter(|(_, (master, _))| mode != Mode::Real && (mode != Mode::Host || *master == 0))
-            .map(|(port, (master, backend_port))| Service {
+            .filter(|(_, (master, ..))| mode != Mode::Real && (mode != Mode::Host || *master == 0))
+            .map(|(port, (master, backend_port, role))| Service {
                 port,
                 master: MasterId(master),
+                role: if mode == Mode::Nat { role } else { ServiceRole::Master },
                 backend_port: backend_port.filter(|_| mode == Mode::Nat),
             })
             .collect(),
@@ -134,15 +138,27 @@ fn any_desired() -> impl Strategy<Value = Desired> {
     )
 }
 
+fn any_replicas() -> impl Strategy<Value = Replicas> {
+    let health = prop_oneof![
+        1 => Just(Health::Unknown),
+        4 => Just(Health::Fit),
+        1 => Just(Health::Unfit),
+        2 => Just(Health::Dead)
+    ];
+    let health = prop::collection::btree_map((0..NODES).prop_map(node), health, 0..5);
+    (any::<bool>(), health).prop_map(|(known, health)| Replicas { known, health })
+}
+
 fn any_world() -> impl Strategy<Value = World> {
     let vips = (prop::option::weighted(0.8, any_vip(0)), prop::option::weighted(0.6, any_vip(1)));
     let nodes = prop::collection::vec(prop::collection::vec((0..NODES).prop_map(node), 0..4), 2);
+    let nodes = (nodes, prop::collection::vec(any_replicas(), 2));
     let hops = (any_hop(0), any_hop(1), any_hop(2), any_hop(3));
     let interfaces = prop::collection::btree_set(1..4_u32, 1..4);
     let may = prop::collection::btree_set((0..2_u8).prop_map(vip_addr), 0..3);
     let desired = prop::collection::vec(any_desired(), MASTERS);
     (vips, nodes, hops, (interfaces, any_own()), may, desired).prop_map(
-        |(vips, nodes, hops, (interfaces, own), may_announce, desired)| World {
+        |(vips, (nodes, replicas), hops, (interfaces, own), may_announce, desired)| World {
             topology: Topology {
                 vips: [vips.0, vips.1].into_iter().flatten().collect(),
                 source_ports: PortRange { first: 61_000, last: 65_535 },
@@ -151,6 +167,7 @@ fn any_world() -> impl Strategy<Value = World> {
             },
             desired,
             nodes,
+            replicas,
             next_hops: [hops.0, hops.1, hops.2, hops.3]
                 .into_iter()
                 .enumerate()
@@ -173,10 +190,9 @@ fn any_world() -> impl Strategy<Value = World> {
 /// several places.
 fn phase(step: &Step, before: &Actual) -> Option<u32> {
     match step {
-        Step::PutInterface { .. }
-        | Step::WriteSlot { .. }
-        | Step::PutGroup { .. }
-        | Step::PutService { .. } => Some(2),
+        Step::PutInterface { .. } | Step::WriteSlot { .. } | Step::PutService { .. } => Some(2),
+        Step::PutGroup { members, .. } if *members == Group::EMPTY => Some(6),
+        Step::PutGroup { .. } => Some(4),
         Step::RemoveInterface { .. } | Step::RemoveService { .. } => Some(6),
         Step::PutAddress { addr, address } => {
             let shown = before.addresses.get(addr).map_or(0, |before| before.flags) & SHOWN;
@@ -192,8 +208,8 @@ fn phase(step: &Step, before: &Actual) -> Option<u32> {
         }
         Step::SetActive { active, .. } => match active.state() {
             ServiceState::Down => Some(1),
-            ServiceState::Up => Some(4),
-            ServiceState::Parked | ServiceState::Group => panic!("not yet"),
+            ServiceState::Up | ServiceState::Group => Some(4),
+            ServiceState::Parked => panic!("not yet"),
         },
         Step::SetConfirmed { confirmed, .. } => (confirmed.valid == 1).then_some(3),
     }
@@ -230,6 +246,29 @@ fn apply(
                 assert!(u32::from(*slot) < MAX_SLOTS);
                 let mut named = actual.active.values().filter(|it| names_a_slot(**it));
                 assert!(named.all(|it| it.slot() != *slot), "ACTIVE names slot {slot}");
+            }
+            Step::SetActive { service, active } if active.state() == ServiceState::Group => {
+                // No connection is its own, so what comes after it is new whatever it is.
+                history.remove(service);
+                let group = actual.groups.get(&active.slot().into()).expect("an empty group");
+                assert!(group.members.iter().all(|it| is_up(actual, (*it).into())));
+            }
+            Step::SetActive { service, active } if *service >= MAX_SERVICES => {
+                let before = actual.active(*service);
+                match (before.state(), active.state()) {
+                    (ServiceState::Up, ServiceState::Down) => {
+                        assert!(active.generation() > before.generation(), "its clients wait");
+                    }
+                    (ServiceState::Up, ServiceState::Up) => {
+                        let tuple = |it: &Active| {
+                            let it = &actual.slots[&it.slot()];
+                            (it.addr, it.port, it.source)
+                        };
+                        let same = tuple(&before) == tuple(active);
+                        assert_eq!(same, before.generation() == active.generation());
+                    }
+                    _ => assert!(active.generation() >= before.generation()),
+                }
             }
             Step::SetActive { service, active } if active.state() == ServiceState::Up => {
                 let backend = actual.slots.get(&active.slot()).expect("an empty slot");
@@ -273,7 +312,38 @@ fn apply(
 /// Whether any service of this VIP is up.
 fn is_backed(actual: &Actual, vip: IpAddr) -> bool {
     let mut services = actual.services.iter().filter(|(key, _)| key.ip() == vip);
-    services.any(|(_, index)| actual.active(*index).state() == ServiceState::Up)
+    services.any(|(_, index)| is_up(actual, *index))
+}
+
+fn is_up(actual: &Actual, index: u32) -> bool {
+    matches!(actual.active(index).state(), ServiceState::Up | ServiceState::Group)
+}
+
+/// What must hold of a service that is spread over replicas.
+fn check_group(world: &World, actual: &Actual, service: &Service, index: u32) {
+    let active = actual.active(index);
+    let members: Vec<_> = actual.members(index).collect();
+    if active.state() == ServiceState::Group {
+        let group = actual.groups[&active.slot().into()];
+        assert!(group.count > 0 && group.count as usize <= Group::MAX);
+        let listed: BTreeSet<_> = group.members.iter().collect();
+        assert_eq!(listed.len(), group.count as usize, "each once, and nobody else");
+        assert!(listed.iter().all(|line| is_up(actual, u32::from(**line))));
+    } else {
+        assert!(members.iter().all(|it| !it.is_listed));
+    }
+    let target = world.desired[service.master.0].target.map(|target| target.addr);
+    let replicas = &world.replicas[service.master.0];
+    let health = |node| replicas.health.get(&node).copied().unwrap_or(Health::Unknown);
+    for it in &members {
+        assert!(it.is_up || !it.is_listed);
+        assert!(health(it.node) != Health::Dead || !it.is_up, "{} is dead", it.node);
+        assert!(!it.is_listed || health(it.node) != Health::Unfit || target == Some(it.node));
+    }
+    let reads = |it: &&group::MemberLine| it.is_listed && target != Some(it.node);
+    let spread = members.iter().filter(reads).count() > 0;
+    let master = members.iter().any(|it| it.is_listed && target == Some(it.node));
+    assert!(!(spread && master), "the master serves only where no replica does");
 }
 
 /// What must hold once a plan is applied.
@@ -281,6 +351,11 @@ fn check_result(world: &World, actual: &Actual) {
     for (vip, service) in world.topology.services() {
         let index = actual.services[&vip.key(service)];
         let active = actual.active(index);
+        if service.role == ServiceRole::Replica {
+            check_group(world, actual, service, index);
+            continue;
+        }
+        assert_eq!(actual.members(index).count(), 0, "lines of another time");
         if active.state() != ServiceState::Up {
             continue;
         }

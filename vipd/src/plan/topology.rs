@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use vipd_common::maps::{Confirmed, name_hash};
 
 use super::Actual;
-use crate::config::{Config, Mode, PortRange, Source};
+use crate::config::{Config, Mode, PortRange, ServiceRole, Source};
 use crate::failover::{Adopted, Target};
 use crate::model::{Epoch, MasterId, mapped_ip, unmapped_ip};
 
@@ -43,6 +43,8 @@ pub struct Service {
     pub port: u16,
     /// Whom it points at.
     pub master: MasterId,
+    /// At which of its nodes.
+    pub role: ServiceRole,
     /// Port on the node instead of the one Sentinel reports.
     pub backend_port: Option<u16>,
 }
@@ -65,6 +67,7 @@ impl Topology {
                         port: service.port,
                         // `masters` lists the name of every service.
                         master: *ids.get(service.master.as_str())?,
+                        role: service.role,
                         backend_port: service.backend_port,
                     })
                 })
@@ -91,6 +94,11 @@ impl Topology {
         }
         let pair = self.same_host.iter().find(|pair| pair.contains(&ip))?;
         pair.iter().copied().find(|other| *other != ip)
+    }
+
+    /// Whether any service is spread over replicas.
+    pub fn has_readers(&self) -> bool {
+        self.services().any(|(_, service)| service.role == ServiceRole::Replica)
     }
 
     /// The service that has this index now: who a kernel event or a `SetActive` is about.

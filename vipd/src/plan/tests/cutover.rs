@@ -96,7 +96,8 @@ fn a_vip_that_somebody_else_holds_is_not_announced() {
 #[test]
 fn a_vip_is_announced_while_any_of_its_masters_says_so() {
     let mut lab = Lab::new();
-    let second = Service { port: 6380, master: MasterId(1), backend_port: None };
+    let second =
+        Service { port: 6380, master: MasterId(1), role: ServiceRole::Master, backend_port: None };
     lab.topology.vips[0].services.push(second);
     lab.topology.masters.push(12);
     lab.desired.push(Desired { target: None, announce: false, state: State::Learning });

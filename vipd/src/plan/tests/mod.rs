@@ -1,6 +1,7 @@
 //! Steps for given situations, in order and complete.
 
 mod cutover;
+mod group;
 mod host;
 mod reach;
 mod tables;
@@ -11,7 +12,7 @@ use vipd_common::maps::MAX_SLOTS;
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::config::{PortRange, Source};
+use crate::config::{PortRange, ServiceRole, Source};
 use crate::failover::State;
 use crate::model::{Epoch, MasterId};
 
@@ -98,6 +99,7 @@ struct Lab {
     topology: Topology,
     desired: Vec<Desired>,
     nodes: Vec<Vec<SocketAddr>>,
+    replicas: Vec<Replicas>,
     next_hops: HashMap<IpAddr, NextHop>,
     interfaces: BTreeMap<u32, Interface>,
     own: OwnAddresses,
@@ -108,7 +110,8 @@ struct Lab {
 
 impl Lab {
     fn new() -> Self {
-        let service = Service { port: 6379, master: MASTER, backend_port: None };
+        let service =
+            Service { port: 6379, master: MASTER, role: ServiceRole::Master, backend_port: None };
         let vip = Vip { addr: VIP, mode: Mode::Nat, source: Source::Auto, services: vec![service] };
         Self {
             topology: Topology {
@@ -119,6 +122,7 @@ impl Lab {
             },
             desired: vec![Desired { target: None, announce: false, state: State::Learning }],
             nodes: vec![vec![node(101), node(102), node(103)]],
+            replicas: vec![],
             next_hops: (101..=103)
                 .map(|host| (IpAddr::V4(Ipv4Addr::new(198, 18, 0, host)), hop(host)))
                 .collect(),
@@ -159,6 +163,7 @@ impl Lab {
         let wanted = Wanted {
             desired: &self.desired,
             nodes: &self.nodes,
+            replicas: &self.replicas,
             next_hops: &self.next_hops,
             interfaces: &self.interfaces,
             own: &self.own,
@@ -183,7 +188,11 @@ impl Lab {
     fn why(&self) -> Vec<Unreachable> {
         let why = self.problems.iter().map(|problem| match problem {
             Problem::Unreachable { why, .. } => *why,
-            Problem::NoIndex { .. } | Problem::NoSlot { .. } => panic!("{problem}"),
+            Problem::NoIndex { .. }
+            | Problem::NoSlot { .. }
+            | Problem::NoLine { .. }
+            | Problem::NoGroup { .. }
+            | Problem::GroupFull { .. } => panic!("{problem}"),
         });
         why.collect()
     }

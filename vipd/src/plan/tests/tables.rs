@@ -22,7 +22,8 @@ fn when_all_slots_were_used_the_oldest_is_reused_and_none_in_use() {
 #[test]
 fn services_with_the_same_backend_share_a_slot() {
     let mut lab = Lab::new();
-    let second = Service { port: 6380, master: MASTER, backend_port: None };
+    let second =
+        Service { port: 6380, master: MASTER, role: ServiceRole::Master, backend_port: None };
     lab.topology.vips[0].services.push(second);
     lab.serve(target(101, 1));
     lab.apply();
@@ -33,7 +34,8 @@ fn services_with_the_same_backend_share_a_slot() {
 #[test]
 fn a_service_keeps_its_index_and_a_new_one_takes_the_lowest_free() {
     let mut lab = Lab::serving();
-    let service = |port| Service { port, master: MASTER, backend_port: None };
+    let service =
+        |port| Service { port, master: MASTER, role: ServiceRole::Master, backend_port: None };
     lab.topology.vips[0].services = vec![service(7000), service(6379), service(7001)];
     lab.apply();
     assert_eq!(lab.actual.services, [(key(6379), 0), (key(7000), 1), (key(7001), 2)].into());
@@ -43,7 +45,8 @@ fn a_service_keeps_its_index_and_a_new_one_takes_the_lowest_free() {
 #[test]
 fn a_service_that_is_not_configured_any_more_goes_down_and_away() {
     let mut lab = Lab::serving();
-    let service = |port| Service { port, master: MASTER, backend_port: None };
+    let service =
+        |port| Service { port, master: MASTER, role: ServiceRole::Master, backend_port: None };
     lab.topology.vips[0].services = vec![service(7000)];
     assert_eq!(
         lab.apply(),
@@ -96,7 +99,8 @@ fn an_interface_that_is_not_attached_any_more_is_removed_last() {
 #[test]
 fn too_many_services_are_a_problem() {
     let mut lab = Lab::serving();
-    let service = |port| Service { port, master: MASTER, backend_port: None };
+    let service =
+        |port| Service { port, master: MASTER, role: ServiceRole::Master, backend_port: None };
     lab.topology.vips[0].services = (1..=1025).map(service).collect();
     lab.actual.services.clear();
     lab.apply();
@@ -147,7 +151,8 @@ fn the_topology_follows_the_configuration() {
         .services()
         .map(|(vip, service)| (vip.key(service).to_string(), vip.mode, *service))
         .collect();
-    let service = |port, master, backend_port| Service { port, master, backend_port };
+    let role = ServiceRole::Master;
+    let service = |port, master, backend_port| Service { port, master, role, backend_port };
     assert_eq!(
         found,
         [

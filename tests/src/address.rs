@@ -29,6 +29,15 @@ pub enum Family {
 }
 
 impl Family {
+    /// Its name on command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "v4",
+            Self::V6 => "v6",
+            Self::Both => "both",
+        }
+    }
+
     /// Whether hosts have IPv6 addresses.
     pub fn has_v6(self) -> bool {
         self != Self::V4

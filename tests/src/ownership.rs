@@ -12,6 +12,7 @@ use crate::daemon::Daemon;
 use crate::lab::Lab;
 use crate::ledger::Write;
 use crate::recorder::{Kind, Record, Sighting};
+use crate::redis_node::RedisNode;
 
 /// A node that was promoted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +21,8 @@ pub struct Promotion {
     pub mac: MacAddr,
     /// When the first vipd heard from it that it is a master.
     pub confirmed: Monotonic,
+    /// When the last vipd moved the VIP there.
+    pub followed: Monotonic,
 }
 
 /// A host that has the VIP by right.
@@ -29,6 +32,8 @@ pub struct Owner {
     pub mac: MacAddr,
     /// See [`Promotion`].
     pub confirmed: Monotonic,
+    /// See [`Promotion`].
+    pub followed: Monotonic,
     /// Its first announcement after that.
     pub announced: Monotonic,
 }
@@ -37,33 +42,58 @@ pub struct Owner {
 #[derive(Clone, Debug)]
 pub struct Owners(Vec<Owner>);
 
-/// Every promotion that a vipd knows of, in order of the epochs.
+/// Every promotion that a vipd knows of, in order of the epochs. Without vipd, the last one of each
+/// node, by the nodes' logs.
 pub fn promotions(lab: &Lab) -> Result<Vec<Promotion>> {
+    if lab.daemons.is_empty() {
+        return promotions_by_log(lab);
+    }
     let mut by_epoch: BTreeMap<u64, Promotion> = BTreeMap::new();
     for daemon in lab.daemons.iter().filter(|daemon| Daemon::is_alive(daemon)) {
         for failover in daemon.status()?.failovers {
             let node = lab.nodes.iter().find(|node| node.address() == failover.to);
-            let seen = failover.timeline.role_confirmed_ns.or(failover.timeline.flip_ns);
-            let (Some(node), Some(seen)) = (node, seen) else { continue };
-            let promotion = Promotion { mac: node.host().mac, confirmed: Monotonic(seen) };
-            let first = by_epoch.entry(failover.epoch).or_insert(promotion);
-            first.confirmed = first.confirmed.min(promotion.confirmed);
+            let (Some(node), Some(flip)) = (node, failover.timeline.flip_ns) else { continue };
+            let promotion = Promotion {
+                mac: node.host().mac,
+                confirmed: Monotonic(failover.timeline.role_confirmed_ns.unwrap_or(flip)),
+                followed: Monotonic(flip),
+            };
+            let known = by_epoch.entry(failover.epoch).or_insert(promotion);
+            known.confirmed = known.confirmed.min(promotion.confirmed);
+            known.followed = known.followed.max(promotion.followed);
         }
     }
     Ok(by_epoch.into_values().collect())
+}
+
+fn promotions_by_log(lab: &Lab) -> Result<Vec<Promotion>> {
+    let promotion = |node: &RedisNode| {
+        let promoted = node.promoted()?;
+        let mac = node.host().mac;
+        Ok(promoted.map(|at| Promotion { mac, confirmed: at, followed: at }))
+    };
+    let promotions = lab.nodes.iter().map(promotion).collect::<Result<Vec<_>>>()?;
+    let mut promotions: Vec<_> = promotions.into_iter().flatten().collect();
+    promotions.sort_by_key(|promotion| promotion.confirmed);
+    Ok(promotions)
 }
 
 impl Owners {
     /// The owners from the beginning of a record on, when `first` had the VIP.
     pub fn new(first: MacAddr, promotions: &[Promotion], record: &Record) -> Self {
         let beginning = Monotonic(0);
-        let mut owners = vec![Owner { mac: first, confirmed: beginning, announced: beginning }];
-        for &Promotion { mac, confirmed } in promotions {
+        let mut owners = vec![Owner {
+            mac: first,
+            confirmed: beginning,
+            followed: beginning,
+            announced: beginning,
+        }];
+        for &Promotion { mac, confirmed, followed } in promotions {
             if owners.last().is_some_and(|owner| owner.mac == mac) {
                 continue;
             }
             if let Some(announced) = record.announced(mac, confirmed) {
-                owners.push(Owner { mac, confirmed, announced });
+                owners.push(Owner { mac, confirmed, followed, announced });
             }
         }
         Self(owners)
@@ -84,6 +114,19 @@ impl Owners {
     /// promoted is never late: it may be reached before it announces.
     pub fn is_late(&self, write: &Write, host: MacAddr) -> bool {
         !self.may_claim(host, write.sent, write.acknowledged)
+    }
+
+    /// How long after the owner's announcement it was at `moment`.
+    pub fn since_announced(&self, moment: Monotonic) -> Duration {
+        moment.since(self.at(moment).announced)
+    }
+
+    /// [`Self::is_late`] for a client that hears no announcements and so goes on to the old host:
+    /// its write is late if it was sent after every vipd, the old host's too, had moved the VIP.
+    pub fn is_late_of_the_deaf(&self, write: &Write, host: MacAddr) -> bool {
+        let all_moved = |owner: &Owner| owner.announced.max(owner.followed);
+        let before = self.0.partition_point(|owner| all_moved(owner) <= write.sent);
+        self.is_late(write, host) && self.0[before.max(1) - 1].mac != host
     }
 
     /// Frames by which a host claims the VIP that is not the owner, later than `grace` after the
@@ -129,8 +172,12 @@ mod tests {
 
     /// A has it at first; B is promoted at 20 and announces at 30; A is promoted again at 70.
     fn owners(record: &Record) -> Owners {
-        let promotion = |(mac, confirmed)| Promotion { mac, confirmed: Monotonic(confirmed) };
-        Owners::new(A, &[(A, 0), (B, 20), (A, 70)].map(promotion), record)
+        let promotion = |(mac, confirmed, followed)| Promotion {
+            mac,
+            confirmed: Monotonic(confirmed),
+            followed: Monotonic(followed),
+        };
+        Owners::new(A, &[(A, 0, 0), (B, 20, 36), (A, 70, 71)].map(promotion), record)
     }
 
     fn story() -> Record {
@@ -164,6 +211,19 @@ mod tests {
         assert!(!is_late(10, 35, A), "it was under way");
         assert!(is_late(31, 35, A));
         assert!(!is_late(31, 35, B));
+    }
+
+    #[test]
+    fn a_deaf_clients_write_is_late_when_every_vipd_has_moved_the_vip() {
+        let is_late = |sent, host| {
+            let (sent, acknowledged) = (Monotonic(sent), Monotonic(sent + 4));
+            let write = Write { number: 0, sent, acknowledged, by: "".into() };
+            owners(&story()).is_late_of_the_deaf(&write, host)
+        };
+        assert!(!is_late(31, A));
+        assert!(is_late(37, A));
+        assert!(!is_late(37, B));
+        assert!(!is_late(76, A));
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use redis::{Connection, FromRedisValue, Value};
+use vipd::clock::Monotonic;
 
 use crate::client::{self, Dialer};
 use crate::host::Host;
@@ -175,7 +177,49 @@ impl RedisNode {
         })
     }
 
+    /// When it last became a master, as its log says, to the millisecond. `None` if it did not in
+    /// the last quarter of an hour.
+    pub fn promoted(&self) -> Result<Option<Monotonic>> {
+        let log = fs::read(self.directory.join("redis.log"))?;
+        let log = String::from_utf8_lossy(&log);
+        let wall_clock = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        let line = log.lines().rfind(|line| line.contains("MASTER MODE enabled"));
+        let age = line.and_then(|line| age_of(line, wall_clock));
+        Ok(age.map(|age| Monotonic(Monotonic::now().0.saturating_sub(age.as_nanos() as u64))))
+    }
+
     fn running(&self) -> Result<&Process> {
         self.process.as_ref().with_context(|| format!("{} is not running", self.name))
+    }
+}
+
+/// How old a line of Redis's log is, such as `1:M 22 Nov 2026 20:09:26.123 * …`. It has the local
+/// time of some zone, which may be off by whole quarters of an hour only.
+fn age_of(line: &str, wall_clock: Duration) -> Option<Duration> {
+    const ZONE_STEP: i64 = 15 * 60 * 1000;
+    let time = line.split_whitespace().nth(4)?;
+    let (clock, milliseconds) = time.split_once('.')?;
+    let mut parts = clock.split(':').skip(1).map(str::parse::<i64>);
+    let (minutes, seconds) = (parts.next()?.ok()?, parts.next()?.ok()?);
+    let logged = (minutes * 60 + seconds) * 1000 + milliseconds.parse::<i64>().ok()?;
+    let now = i64::try_from(wall_clock.as_millis()).ok()?;
+    let age = (now - logged).rem_euclid(ZONE_STEP);
+    u64::try_from(age).ok().map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_log_is_as_old_as_its_clock_says_in_any_zone() {
+        let wall_clock = Duration::from_millis(7 * 3_600_000 + 10 * 60_000 + 5_250);
+        for zone in ["07", "12", "23"] {
+            let line = format!("1:M 22 Nov 2026 {zone}:10:05.200 * MASTER MODE enabled");
+            assert_eq!(age_of(&line, wall_clock), Some(Duration::from_millis(50)));
+        }
+        let before_the_quarter = "1:M 22 Nov 2026 12:29:59.000 * MASTER MODE enabled";
+        assert_eq!(age_of(before_the_quarter, wall_clock), Some(Duration::from_millis(606_250)));
+        assert_eq!(age_of("# a banner", wall_clock), None);
     }
 }

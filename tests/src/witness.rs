@@ -12,13 +12,26 @@ use vipd_common::addr::MacAddr;
 use crate::daemon::Mode;
 use crate::lab::Lab;
 use crate::ledger::{self, Ledger, Write};
-use crate::options::{Mover, Options};
+use crate::options::Options;
 use crate::ownership::{Owners, promotions};
 use crate::recorder::{Record, Recorder};
 use crate::scenario::{Traffic, scenario, verify};
 
-/// `lease_ms` where the configuration says nothing else.
-pub const LEASE: Duration = Duration::from_secs(3);
+/// What a story is held to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Terms {
+    /// `lease_ms` of the configuration.
+    pub lease: Duration,
+    /// The clients hear no announcements. How many of their writes were acknowledged late is told;
+    /// judged are those after every vipd had moved the VIP.
+    pub deaf_clients: bool,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(3), deaf_clients: false }
+    }
+}
 
 /// [`scenario`] with clients that write and recorders that ask throughout. `story` returns the
 /// number of the node that is the master at its end; then everything is judged, see
@@ -28,16 +41,16 @@ pub const LEASE: Duration = Duration::from_secs(3);
 ///
 /// If the lab cannot be built, `story` fails, or the judgement is bad.
 pub fn witnessed(options: Options, story: impl FnOnce(&mut Lab, &Witness) -> Result<usize>) {
-    witnessed_for(LEASE, options, story);
+    witnessed_on(Terms::default(), options, story);
 }
 
-/// [`witnessed`] with a configured lease.
+/// [`witnessed`] on other terms.
 ///
 /// # Panics
 ///
 /// See [`witnessed`].
-pub fn witnessed_for(
-    lease: Duration,
+pub fn witnessed_on(
+    terms: Terms,
     options: Options,
     story: impl FnOnce(&mut Lab, &Witness) -> Result<usize>,
 ) {
@@ -48,7 +61,7 @@ pub fn witnessed_for(
         let findings = witness.stop(lab)?;
         println!("{findings}");
         verify(lab, &findings.ledgers, master)?;
-        findings.judge(lab, master, lease)
+        findings.judge(lab, master, terms)
     });
 }
 
@@ -122,15 +135,16 @@ impl Witness {
             let record = recorder.stop()?;
             let owners = Owners::new(self.first, &promotions, &record);
             let through = ledgers.iter().filter(|ledger| ledger.to == Some(service));
-            let is_late = |write: &&Write| {
+            let host_of = |write: &Write| {
                 let node = lab.nodes.iter().find(|node| node.was(&write.by));
-                node.is_none_or(|node| owners.is_late(write, node.host().mac))
+                node.map_or(MacAddr::ZERO, |node| node.host().mac)
             };
-            // Without vipd nobody says when a node was promoted.
-            let judged = host_mode && lab.options().mover == Mover::Vipd;
-            let writes = through.flat_map(|ledger| &ledger.writes).filter(|_| judged);
-            let late = writes.filter(is_late).cloned().collect();
-            Ok(Finding { service, record, owners, late })
+            let writes = through.flat_map(|ledger| &ledger.writes).filter(|_| host_mode);
+            let late: Vec<_> =
+                writes.filter(|it| owners.is_late(it, host_of(it))).cloned().collect();
+            let later = late.iter().filter(|it| owners.is_late_of_the_deaf(it, host_of(it)));
+            let later = later.cloned().collect();
+            Ok(Finding { service, record, owners, late, later })
         };
         let findings = self.recorders.into_iter().map(find).collect::<Result<_>>()?;
         Ok(Findings { ledgers, findings })
@@ -164,6 +178,8 @@ pub struct Finding {
     /// Writes that one node acknowledged after another was promoted and had announced that it has
     /// the VIP.
     pub late: Vec<Write>,
+    /// Those of them that were sent after every vipd had moved the VIP.
+    pub later: Vec<Write>,
 }
 
 impl Findings {
@@ -171,8 +187,10 @@ impl Findings {
     /// so later than a lease after the owner's announcement, if a write was acknowledged by a node
     /// after another was promoted and had announced that it has the VIP, or if the host of node
     /// `master` is not the last owner.
-    pub fn judge(&self, lab: &Lab, master: usize, lease: Duration) -> Result<()> {
-        for Finding { service, record, owners, late } in &self.findings {
+    pub fn judge(&self, lab: &Lab, master: usize, terms: Terms) -> Result<()> {
+        let Terms { lease, deaf_clients } = terms;
+        for Finding { service, record, owners, late, later } in &self.findings {
+            let late = if deaf_clients { later } else { late };
             if let Some(overlap) = record.overlap() {
                 ensure!(overlap.time <= lease, "two hosts answered for {service}: {overlap:?}");
             }
@@ -204,14 +222,16 @@ impl Findings {
 
 impl fmt::Display for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Finding { service, record, owners, late } in &self.findings {
+        for Finding { service, record, owners, late, .. } in &self.findings {
+            let last = late.iter().map(|write| owners.since_announced(write.sent)).max();
             writeln!(
                 f,
                 "{service}: {} moves, {} writes acknowledged by a node after another was promoted \
-                 and had announced; two hosts answered for {:?} at most, nobody for {:?} at most; \
+                 and had announced{}; two hosts answered for {:?} at most, nobody for {:?} at most; \
                  {} announcements by a host that was not the owner; {} questions, {} frames heard",
                 owners.count() - 1,
                 late.len(),
+                last.map_or(String::new(), |after| format!(" (the last {after:?} after that)")),
                 record.overlap().map(|overlap| overlap.time).unwrap_or_default(),
                 record.longest_silence(),
                 owners.false_announcements(record),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use vipd::clock::Monotonic;
 use vipd_tests::wait::{PATIENCE, wait_until};
-use vipd_tests::witness::{Witness, witnessed, witnessed_for};
+use vipd_tests::witness::{Terms, Witness, witnessed, witnessed_on};
 use vipd_tests::{Lab, Options};
 
 use crate::{host_mode, wait_demoted, wait_withdrawn};
@@ -55,7 +55,7 @@ fn a_vipd_that_was_killed_stops_to_answer_and_connections_live_on() {
 
 #[test]
 fn the_vip_moves_away_from_a_host_whose_vipd_was_killed_and_stays_when_it_is_back() {
-    witnessed_for(LONG_LEASE, with_lease(LONG_LEASE), |lab, witness| {
+    witnessed_on(terms(LONG_LEASE), with_lease(LONG_LEASE), |lab, witness| {
         let old = lab.master()?;
         lab.daemons[old].kill()?;
         lab.nodes[old].kill()?;
@@ -73,13 +73,13 @@ fn the_vip_moves_away_from_a_host_whose_vipd_was_killed_and_stays_when_it_is_bac
 
 #[test]
 fn the_vip_moves_away_from_a_host_whose_vipd_is_frozen_and_stays_when_it_thaws() {
-    witnessed_for(LONG_LEASE, with_lease(LONG_LEASE), vipd_frozen);
+    witnessed_on(terms(LONG_LEASE), with_lease(LONG_LEASE), vipd_frozen);
 }
 
 #[test]
 fn a_vipd_that_was_frozen_for_longer_than_the_lease_answers_again_when_it_thaws() {
     let lease = Duration::from_millis(1000);
-    witnessed_for(lease, with_lease(lease), |lab, witness| {
+    witnessed_on(terms(lease), with_lease(lease), |lab, witness| {
         let master = lab.master()?;
         lab.daemons[master].freeze()?;
         witness.wait_unanswered()?;
@@ -170,6 +170,10 @@ pub fn vipd_frozen(lab: &mut Lab, witness: &Witness) -> Result<usize> {
     lab.wait_serving(new)?;
     witness.verify_no_answer_since(lab, old, thawed)?;
     Ok(new)
+}
+
+pub fn terms(lease: Duration) -> Terms {
+    Terms { lease, ..Terms::default() }
 }
 
 pub fn with_lease(lease: Duration) -> Options {

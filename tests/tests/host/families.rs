@@ -1,9 +1,9 @@
 //! The same on IPv6, and with a VIP of each family: those stories in which the families differ.
 
 use vipd_tests::Family;
-use vipd_tests::witness::{witnessed, witnessed_for};
+use vipd_tests::witness::{witnessed, witnessed_on};
 
-use crate::daemon::{LONG_LEASE, vipd_frozen, with_lease};
+use crate::daemon::{LONG_LEASE, terms, vipd_frozen, with_lease};
 use crate::failover::{cut_off, planned, shut_down};
 use crate::host_mode;
 use crate::network::{address_deleted, deaf_client};
@@ -31,7 +31,7 @@ fn ipv6_is_let_go_by_a_host_that_only_clients_can_reach() {
 #[test]
 fn both_families_move_away_from_a_host_whose_vipd_is_frozen() {
     let options = with_lease(LONG_LEASE).family(Family::Both);
-    witnessed_for(LONG_LEASE, options, vipd_frozen);
+    witnessed_on(terms(LONG_LEASE), options, vipd_frozen);
 }
 
 #[test]

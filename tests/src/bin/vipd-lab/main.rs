@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use vipd_tests::{Mode, Nics, Options};
+use vipd_tests::{Family, Mode, Nics, Options};
 
 /// vipd's lab: real Redis and Sentinels in network namespaces.
 #[derive(Parser)]
@@ -51,6 +51,19 @@ struct Shape {
     /// Interfaces of vipd's host: with two, Redis is on a network of its own (nat only).
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     nics: u8,
+    /// Of the VIP, Redis and the Sentinels; with `both`, a VIP of each.
+    #[arg(long, value_enum, default_value = "v4")]
+    family: FamilyName,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FamilyName {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+    /// A VIP of each.
+    Both,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -71,13 +84,19 @@ impl Shape {
             ModeName::Host => Mode::Host,
         };
         let nics = if self.nics == 2 { Nics::Two } else { Nics::One };
-        Options { mode, nics, ..Options::default() }.eager()
+        let family = match self.family {
+            FamilyName::V4 => Family::V4,
+            FamilyName::V6 => Family::V6,
+            FamilyName::Both => Family::Both,
+        };
+        Options { mode, nics, family, ..Options::default() }.eager()
     }
 
     /// The arguments that say the same.
-    fn arguments(self) -> [String; 2] {
-        let mode = self.options().mode.name();
-        [format!("--mode={mode}"), format!("--nics={}", self.nics)]
+    fn arguments(self) -> [String; 3] {
+        let Options { mode, family, .. } = self.options();
+        let (mode, family) = (mode.name(), family.name());
+        [format!("--mode={mode}"), format!("--nics={}", self.nics), format!("--family={family}")]
     }
 }
 

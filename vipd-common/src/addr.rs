@@ -5,6 +5,9 @@ use core::fmt;
 /// An IPv4 address in network byte order, copied to and from the wire unconverted.
 pub type Ipv4Bytes = [u8; 4];
 
+/// An IPv6 address in network byte order.
+pub type Ipv6Bytes = [u8; 16];
+
 /// A link-layer (Ethernet) address.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]

@@ -199,14 +199,14 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
-    use crate::addr::MacAddr;
+    use crate::addr::{Ipv4Bytes, Ipv6Bytes, MacAddr};
     use crate::maps::{
         Address, AddressEntry, Interface, InterfaceEntry, MAX_VIPS, ServiceEntry, ServiceKey,
     };
 
     #[test]
     fn a_bucket_keeps_finds_replaces_and_forgets() {
-        let mut bucket = Bucket::<AddressEntry>::EMPTY;
+        let mut bucket = Bucket::<AddressEntry<Ipv4Bytes>>::EMPTY;
         let keys: Vec<_> = (1..=WAYS as u8).map(|host| [10, 0, 0, host]).collect();
         for (flags, key) in (1..).zip(&keys) {
             assert_eq!(bucket.get(key), None);
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn zero_is_never_found() {
-        let mut bucket = Bucket::<AddressEntry>::EMPTY;
+        let mut bucket = Bucket::<AddressEntry<Ipv4Bytes>>::EMPTY;
         assert_eq!(bucket.get(&[0; 4]), None);
         assert_eq!(bucket.insert([0; 4], Address::new(1)), Err(Full));
     }
@@ -246,20 +246,61 @@ mod tests {
     #[test]
     fn no_key_is_ever_outside_the_table() {
         for word in [0, 1, u32::MAX, 0x8000_0000] {
-            assert!(AddressEntry::bucket(&word.to_be_bytes()) < AddressEntry::BUCKETS);
+            assert!(
+                AddressEntry::<Ipv4Bytes>::bucket(&word.to_be_bytes())
+                    < AddressEntry::<Ipv4Bytes>::BUCKETS
+            );
             assert!(InterfaceEntry::bucket(&word) < InterfaceEntry::BUCKETS);
             let key = ServiceKey::new(word.to_be_bytes(), [0xff, 0xff]);
-            assert!(ServiceEntry::bucket(&key) < ServiceEntry::BUCKETS);
+            assert!(ServiceEntry::bucket(&key) < ServiceEntry::<Ipv4Bytes>::BUCKETS);
+        }
+    }
+
+    /// Two words, each all zero, one or any: the ends of what can be hashed.
+    #[test]
+    fn no_ipv6_key_is_ever_outside_the_table() {
+        for fill in [0, 1, 0x80, 0xff] {
+            let addr = [fill; 16];
+            let buckets = AddressEntry::<Ipv6Bytes>::BUCKETS;
+            assert!(AddressEntry::<Ipv6Bytes>::bucket(&addr) < buckets);
+            let key = ServiceKey::new(addr, [fill; 2]);
+            assert!(ServiceEntry::bucket(&key) < ServiceEntry::<Ipv6Bytes>::BUCKETS);
+        }
+    }
+
+    #[test]
+    fn as_many_ipv6_vips_as_are_allowed_find_room() {
+        let hosts = |prefix: u8, at: usize| {
+            (0..MAX_VIPS as u16).map(move |host| {
+                let mut addr = [0xfd, prefix, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+                addr[at..at + 2].copy_from_slice(&host.to_be_bytes());
+                addr
+            })
+        };
+        // One after the other; a VIP in each of as many subnets; in each of as many sites.
+        for at in [14, 6, 4] {
+            let mut table = vec![
+                Bucket::<AddressEntry<Ipv6Bytes>>::EMPTY;
+                AddressEntry::<Ipv6Bytes>::BUCKETS as usize
+            ];
+            for key in hosts(0x98, at) {
+                let bucket = &mut table[AddressEntry::<Ipv6Bytes>::bucket(&key) as usize];
+                assert_eq!(bucket.insert(key, Address::new(1)), Ok(()), "{at}");
+                assert_eq!(bucket.get(&key), Some(Address::new(1)));
+            }
         }
     }
 
     #[test]
     fn as_many_vips_as_are_allowed_find_room() {
-        let mut table = vec![Bucket::<AddressEntry>::EMPTY; AddressEntry::BUCKETS as usize];
+        let mut table = vec![
+            Bucket::<AddressEntry<Ipv4Bytes>>::EMPTY;
+            AddressEntry::<Ipv4Bytes>::BUCKETS as usize
+        ];
         for host in 0..MAX_VIPS as u16 {
             let [high, low] = host.to_be_bytes();
             let key = [198, 18, high, low];
-            let bucket = &mut table[AddressEntry::bucket(&key) as usize];
+            let bucket = &mut table[AddressEntry::<Ipv4Bytes>::bucket(&key) as usize];
             assert_eq!(bucket.insert(key, Address::new(1)), Ok(()));
         }
     }

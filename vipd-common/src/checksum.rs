@@ -31,6 +31,14 @@ impl Delta {
         Self(self.0 + old as u64 + u32::from_ne_bytes(new) as u64)
     }
 
+    /// An IPv6 address became another.
+    #[inline(always)]
+    pub const fn address(self, old: &[u8; 16], new: &[u8; 16]) -> Self {
+        let (old, new) = (dwords(old), dwords(new));
+        let delta = self.dword(old[0], new[0]).dword(old[1], new[1]);
+        delta.dword(old[2], new[2]).dword(old[3], new[3])
+    }
+
     /// Both changes.
     #[inline(always)]
     pub const fn and(self, other: Self) -> Self {
@@ -68,6 +76,13 @@ impl Sum {
         Self(self.0 + u32::from_ne_bytes(dword) as u64)
     }
 
+    /// Adds an IPv6 address.
+    #[inline(always)]
+    pub const fn address(self, address: &[u8; 16]) -> Self {
+        let words = dwords(address);
+        self.dword(words[0]).dword(words[1]).dword(words[2]).dword(words[3])
+    }
+
     /// Adds a header of `N` bytes; `N` must be even.
     #[inline(always)]
     pub fn bytes<const N: usize>(self, bytes: &[u8; N]) -> Self {
@@ -86,6 +101,12 @@ impl Sum {
     pub const fn checksum(self) -> [u8; 2] {
         (!fold(self.0)).to_ne_bytes()
     }
+}
+
+/// In whole words: taken apart into bytes, they would not be put together again by the compiler.
+#[inline(always)]
+const fn dwords(bytes: &[u8; 16]) -> &[[u8; 4]] {
+    bytes.as_chunks().0
 }
 
 #[inline(always)]

@@ -42,9 +42,9 @@ macro_rules! verdicts {
 }
 
 verdicts! {
-    /// Neither IPv4 nor ARP, or too short to say.
+    /// Neither IP nor ARP, or too short to say.
     NotOurs = "pass_not_ip" => Pass,
-    /// IPv4 for an address that is no VIP's.
+    /// IP for an address that is no VIP's.
     NotVip = "pass_not_vip" => Pass,
     /// ARP about another address, or somebody's probe for a VIP that is not announced now: the
     /// daemon may be probing at the same moment, and must hear it.
@@ -60,6 +60,17 @@ verdicts! {
     ArpReply = "arp_reply" => Transmit,
     /// ARP request for a VIP that is not announced now, or (mode `real`) never by this host.
     ArpSilent = "arp_silent" => Drop,
+    /// Neighbour discovery about another address, or what [`Self::ArpOther`] is besides.
+    NdpOther = "pass_ndp_other" => Pass,
+    /// Somebody else's advertisement, or solicitation, claims a VIP; see [`Self::ArpRival`].
+    NdpRival = "ndp_rival" => Pass,
+    /// Neighbour solicitation for a VIP, answered.
+    NdpReply = "ndp_reply" => Transmit,
+    /// Neighbour solicitation for a VIP that is not announced now; see [`Self::ArpSilent`].
+    NdpSilent = "ndp_silent" => Drop,
+    /// Neighbour discovery about a VIP that RFC 4861 has discarded: not from this link, or
+    /// malformed.
+    NdpInvalid = "ndp_invalid" => Drop,
     /// Echo request to a VIP, answered.
     EchoReply = "icmp_echo_reply" => Transmit,
     /// Echo request to a VIP none of whose services is up.
@@ -110,10 +121,12 @@ verdicts! {
     NoBackend = "no_backend" => Drop,
     /// IP version, header length, total length or source address that can't be.
     BadIpHeader = "bad_ip_header" => Drop,
-    /// IP options; no TCP stack sends them to a service.
+    /// IPv4 options; no TCP stack sends them to a service.
     IpOptions = "ip_options" => Drop,
     /// A fragment; TCP's path MTU discovery avoids them.
     Fragment = "ip_fragment" => Drop,
+    /// An IPv6 extension header; no TCP stack sends them to a service.
+    Extension = "ip6_extension" => Drop,
     /// TTL ran out here.
     TtlExpired = "ttl_expired" => Drop,
     /// TCP header that can't be.

@@ -1,6 +1,6 @@
 //! ARP for the VIPs: answers, silence, and rivals.
 
-use vipd_common::addr::mapped;
+use vipd_common::addr::{Ipv4Bytes, mapped};
 use vipd_common::maps::Address;
 use vipd_common::verdict::Verdict;
 use vipd_common::wire::arp::{self, ArpPacket};
@@ -8,11 +8,15 @@ use vipd_common::wire::arp::{self, ArpPacket};
 use crate::frame::Frame;
 use crate::host;
 use crate::link::{self, Arrival};
-use crate::tables::Tables;
+use crate::tables::TablesOf;
 
 /// Handles an ARP frame. Whatever isn't about a VIP is left to the stack untouched.
 #[inline(never)]
-pub fn handle(frame: &mut impl Frame, tables: &impl Tables, arrival: &Arrival) -> Verdict {
+pub fn handle(
+    frame: &mut impl Frame,
+    tables: &impl TablesOf<Ipv4Bytes>,
+    arrival: &Arrival,
+) -> Verdict {
     let Some(packet) = frame.at::<ArpPacket>(arrival.l3()).copied() else {
         return Verdict::ArpOther;
     };

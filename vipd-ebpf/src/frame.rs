@@ -17,12 +17,12 @@ pub trait Frame {
     /// Chooses the interface it leaves by, if the verdict is to forward it.
     fn set_egress(&mut self, ifindex: u32);
 
-    /// Cuts the frame to `length` bytes.
+    /// Cuts the frame to `length` bytes, or lengthens it with zeroes.
     ///
     /// # Errors
     ///
     /// [`ResizeFailed`] when the driver refuses.
-    fn truncate(&mut self, length: usize) -> Result<(), ResizeFailed>;
+    fn resize(&mut self, length: usize) -> Result<(), ResizeFailed>;
 
     /// Adds (negative `delta`) or removes bytes before the first one, as
     /// `bpf_xdp_adjust_head` counts.

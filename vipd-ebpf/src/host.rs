@@ -5,7 +5,7 @@
 
 use vipd_common::maps::{Address, ForwardMode, ServiceState};
 use vipd_common::verdict::Verdict;
-use vipd_common::wire::ipv4::Ipv4Header;
+use vipd_common::wire::ip::{Ip, IpHeader as _};
 
 use crate::dsr::departure;
 use crate::frame::Frame;
@@ -15,7 +15,7 @@ use crate::tables::Tables;
 
 /// Handles any packet for such an address.
 #[inline(always)]
-pub fn handle(frame: &mut impl Frame, tables: &impl Tables, packet: &ForUs) -> Verdict {
+pub fn handle<A: Ip>(frame: &mut impl Frame, tables: &impl Tables, packet: &ForUs<A>) -> Verdict {
     let service = u32::from(packet.address.service);
     let active = tables.active(service);
     match active.state() {
@@ -36,11 +36,11 @@ pub fn handle(frame: &mut impl Frame, tables: &impl Tables, packet: &ForUs) -> V
     }
     let l3 = packet.arrival.l3();
     let available = frame.length() - l3;
-    let Some(ip) = frame.at::<Ipv4Header>(l3) else { return Verdict::BadIpHeader };
+    let Some(ip) = frame.at::<A::Header>(l3) else { return Verdict::BadIpHeader };
     if !ip.is_sound(available) {
         return Verdict::BadIpHeader;
     }
-    if ip.ttl <= 1 {
+    if ip.ttl() <= 1 {
         return Verdict::TtlExpired;
     }
     ip.decrement_ttl();

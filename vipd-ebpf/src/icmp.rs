@@ -1,11 +1,12 @@
 //! ICMP to a VIP: echo, and errors about packets that were forwarded.
 
+use vipd_common::addr::{Ipv4Bytes, Ipv6Bytes};
 use vipd_common::checksum::Delta;
-use vipd_common::maps::{Address, Flow, FlowKey, ServiceKey, ServiceState};
+use vipd_common::maps::{Address, FlowKey, ServiceKey, ServiceState, direction};
 use vipd_common::verdict::Verdict;
 use vipd_common::wire::Header;
-use vipd_common::wire::icmp::{ECHO_REQUEST, IcmpHeader};
-use vipd_common::wire::ipv4::{Ipv4Header, PROTO_TCP};
+use vipd_common::wire::icmp::IcmpHeader;
+use vipd_common::wire::ip::{Ip, IpHeader};
 use vipd_common::wire::tcp::TcpQuote;
 
 use crate::dsr::{self, departure};
@@ -13,111 +14,120 @@ use crate::frame::Frame;
 use crate::link;
 use crate::nat;
 use crate::program::ForUs;
-use crate::tables::Tables;
+use crate::tables::TablesOf;
 
-/// An IPv4 header and the ICMP header after it.
+/// An IP header and the ICMP header after it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ipv4Icmp {
-    /// The IPv4 header.
-    pub ip: Ipv4Header,
+pub struct IpIcmp<A: Ip> {
+    /// The IP header.
+    pub ip: A::Header,
     /// The ICMP header.
     pub icmp: IcmpHeader,
 }
 
-/// An ICMP error about a TCP segment: what RFC 792 makes every such error quote.
+/// An ICMP error about a TCP segment: what RFC 792 makes every such error quote, and RFC 4443 more
+/// than that.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ipv4IcmpError {
-    /// The error's own IPv4 header.
-    pub ip: Ipv4Header,
+pub struct IpIcmpError<A: Ip> {
+    /// The error's own IP header.
+    pub ip: A::Header,
     /// The ICMP header.
     pub icmp: IcmpHeader,
-    /// The quoted IPv4 header.
-    pub quoted_ip: Ipv4Header,
+    /// The quoted IP header.
+    pub quoted_ip: A::Header,
     /// The first bytes of the quoted TCP header.
     pub quoted_tcp: TcpQuote,
 }
 
-const _: () = assert!(size_of::<Ipv4Icmp>() == 28 && align_of::<Ipv4Icmp>() == 1);
-const _: () = assert!(size_of::<Ipv4IcmpError>() == 56 && align_of::<Ipv4IcmpError>() == 1);
+const _: () = assert!(size_of::<IpIcmp<Ipv4Bytes>>() == 28);
+const _: () = assert!(size_of::<IpIcmpError<Ipv4Bytes>>() == 56);
+const _: () = assert!(size_of::<IpIcmp<Ipv6Bytes>>() == 48);
+const _: () = assert!(size_of::<IpIcmpError<Ipv6Bytes>>() == 96);
 
 // SAFETY: headers of alignment 1, without padding and valid for every pattern; the assertions
 // above rule padding between them out.
-unsafe impl Header for Ipv4Icmp {}
+unsafe impl<A: Ip> Header for IpIcmp<A> {}
 // SAFETY: as above.
-unsafe impl Header for Ipv4IcmpError {}
+unsafe impl<A: Ip> Header for IpIcmpError<A> {}
 
 /// Offset of the checksum in a TCP header.
 const TCP_CHECKSUM_AT: usize = 16;
 
-impl Ipv4IcmpError {
+impl<A: Ip> IpIcmpError<A> {
     /// The connection the error is about, as its receiver's *incoming* packets would have it.
     #[inline(always)]
-    const fn key(&self) -> FlowKey {
-        FlowKey {
-            src: self.quoted_ip.dst,
-            dst: self.quoted_ip.src,
-            src_port: self.quoted_tcp.dst,
-            dst_port: self.quoted_tcp.src,
-        }
+    fn key(&self) -> FlowKey<A> {
+        FlowKey::new(
+            (self.quoted_ip.dst(), self.quoted_tcp.dst),
+            (self.quoted_ip.src(), self.quoted_tcp.src),
+        )
+    }
+
+    /// Whether the quote is of a segment that the error's receiver sent, and its ports are where
+    /// we look: with options or in a later fragment they aren't.
+    #[inline(always)]
+    fn is_readable(&self) -> bool {
+        self.ip.payload_len() as usize >= Self::LEN - A::Header::LEN
+            && self.quoted_ip.is_plain_tcp()
+            && self.quoted_ip.src() == self.ip.dst()
     }
 }
 
-/// Handles ICMP whose IPv4 header was checked.
+/// Handles ICMP whose IP header was checked.
 #[inline(never)]
-pub fn handle<T: Tables>(frame: &mut impl Frame, tables: &T, packet: &ForUs) -> Verdict {
-    let Some(headers) = frame.at::<Ipv4Icmp>(packet.arrival.l3()) else {
+pub fn handle<A: Ip, T: TablesOf<A>>(
+    frame: &mut impl Frame,
+    tables: &T,
+    packet: &ForUs<A>,
+) -> Verdict {
+    let Some(headers) = frame.at::<IpIcmp<A>>(packet.arrival.l3()) else {
         return packet.reject(Verdict::IcmpIgnored);
     };
-    if (headers.ip.total_len() as usize) < Ipv4Icmp::LEN {
+    if (headers.ip.payload_len() as usize) < IcmpHeader::LEN {
         return packet.reject(Verdict::IcmpIgnored);
     }
-    if headers.icmp.kind == ECHO_REQUEST && packet.address.has(Address::VIRTUAL) {
+    let kind = headers.icmp.kind;
+    if kind == A::Header::ECHO_REQUEST && packet.address.has(Address::VIRTUAL) {
         return echo(frame, packet);
     }
-    if headers.icmp.is_error() {
+    if A::Header::is_icmp_error(kind) {
         return error(frame, tables, packet);
     }
     packet.reject(Verdict::IcmpIgnored)
 }
 
 #[inline(always)]
-fn echo(frame: &mut impl Frame, packet: &ForUs) -> Verdict {
+fn echo<A: Ip>(frame: &mut impl Frame, packet: &ForUs<A>) -> Verdict {
     /// The TTL of the reply, whatever was left of the request's.
     const TTL: u8 = 64;
     if !packet.address.has(Address::ECHO) {
         return Verdict::EchoDown;
     }
-    let Some(headers) = frame.at::<Ipv4Icmp>(packet.arrival.l3()) else {
+    let Some(headers) = frame.at::<IpIcmp<A>>(packet.arrival.l3()) else {
         return Verdict::IcmpIgnored;
     };
-    headers.icmp.answer_echo();
-    headers.ip.set_addresses(headers.ip.dst, headers.ip.src);
-    let old = [headers.ip.ttl, headers.ip.protocol];
-    headers.ip.ttl = TTL;
-    headers.ip.checksum =
-        Delta::new().word(old, [TTL, headers.ip.protocol]).apply(headers.ip.checksum);
+    headers.icmp.set_kind(A::Header::ECHO_REPLY);
+    // Exchanged, they add up to the same: ICMPv6's checksum needs no more than that.
+    headers.ip.set_addresses(headers.ip.dst(), headers.ip.src());
+    headers.ip.set_ttl(TTL);
     link::turn_around(frame, packet.arrival.dst);
     Verdict::EchoReply
 }
 
 #[inline(always)]
-fn error<T: Tables>(frame: &mut impl Frame, tables: &T, packet: &ForUs) -> Verdict {
-    let Some(headers) = frame.at::<Ipv4IcmpError>(packet.arrival.l3()).copied() else {
+fn error<A: Ip, T: TablesOf<A>>(frame: &mut impl Frame, tables: &T, packet: &ForUs<A>) -> Verdict {
+    let Some(headers) = frame.at::<IpIcmpError<A>>(packet.arrival.l3()) else {
         return packet.reject(Verdict::IcmpIgnored);
     };
-    // A quote with options or of a later fragment doesn't have its ports where we look.
-    if (headers.ip.total_len() as usize) < Ipv4IcmpError::LEN
-        || headers.quoted_ip.version_ihl != 0x45
-        || headers.quoted_ip.protocol != PROTO_TCP
-        || headers.quoted_ip.is_fragment()
-        || headers.quoted_ip.src != headers.ip.dst
-    {
+    if !headers.is_readable() {
         return packet.reject(Verdict::IcmpIgnored);
     }
+    let ttl = headers.ip.ttl();
+    let key = headers.key();
     if packet.address.has(Address::DSR) {
-        let service = ServiceKey::new(headers.quoted_ip.src, headers.quoted_tcp.src);
+        let service = ServiceKey::new(key.dst, key.dst_port);
         return match tables.service(&service) {
             Some(service) => {
                 dsr::forward(frame, tables, &packet.arrival, service, Verdict::IcmpToBackend)
@@ -126,18 +136,18 @@ fn error<T: Tables>(frame: &mut impl Frame, tables: &T, packet: &ForUs) -> Verdi
         };
     }
 
-    let Some((_, flow)) = nat::find(tables, &headers.key()) else {
+    let Some((_, flow)) = nat::find(tables, &key) else {
         return packet.reject(Verdict::IcmpIgnored);
     };
     let active = tables.active(flow.service);
     if flow.generation != active.generation() || active.state() != ServiceState::Up {
         return Verdict::IcmpIgnored;
     }
-    if headers.ip.ttl <= 1 {
+    if ttl <= 1 {
         return Verdict::TtlExpired;
     }
     let (to, verdict) = match flow.direction {
-        Flow::FROM_CLIENT => {
+        direction::FROM_CLIENT => {
             let Some(backend) = tables.backend(active.slot()) else {
                 return Verdict::NoBackend;
             };
@@ -159,22 +169,21 @@ fn error<T: Tables>(frame: &mut impl Frame, tables: &T, packet: &ForUs) -> Verdi
 /// the quote is that reversed. The TCP checksum is mended where it was quoted (RFC 5508 section
 /// 4.2).
 #[inline(always)]
-fn translate(frame: &mut impl Frame, l3: usize, leaves: &FlowKey) {
-    let quoted = leaves.reversed();
-    let Some(headers) = frame.at::<Ipv4IcmpError>(l3) else { return };
-    let total_len = headers.ip.total_len() as usize;
+fn translate<A: Ip>(frame: &mut impl Frame, l3: usize, leaves: &FlowKey<A>) {
+    let Some(headers) = frame.at::<IpIcmpError<A>>(l3) else { return };
+    let total_len = A::Header::LEN + headers.ip.payload_len() as usize;
 
     // The quoted header's checksum mends itself, which the ICMP checksum sees as one more word.
-    let old_checksum = headers.quoted_ip.checksum;
-    let addresses = headers.quoted_ip.set_addresses(quoted.src, quoted.dst);
+    let old_checksum = headers.quoted_ip.checksum();
+    let addresses = headers.quoted_ip.set_addresses(leaves.dst, leaves.src);
     let ports = Delta::new()
-        .word(headers.quoted_tcp.src, quoted.src_port)
-        .word(headers.quoted_tcp.dst, quoted.dst_port);
-    headers.quoted_tcp.src = quoted.src_port;
-    headers.quoted_tcp.dst = quoted.dst_port;
-    let mut icmp = addresses.and(ports).word(old_checksum, headers.quoted_ip.checksum);
+        .word(headers.quoted_tcp.src, leaves.dst_port)
+        .word(headers.quoted_tcp.dst, leaves.src_port);
+    headers.quoted_tcp.src = leaves.dst_port;
+    headers.quoted_tcp.dst = leaves.src_port;
+    let mut icmp = addresses.and(ports).word(old_checksum, headers.quoted_ip.checksum());
 
-    let tcp_checksum = Ipv4Icmp::LEN + Ipv4Header::LEN + TCP_CHECKSUM_AT;
+    let tcp_checksum = IpIcmp::<A>::LEN + A::Header::LEN + TCP_CHECKSUM_AT;
     if total_len >= tcp_checksum + 2
         && let Some(checksum) = frame.at::<[u8; 2]>(l3 + tcp_checksum)
     {
@@ -182,8 +191,8 @@ fn translate(frame: &mut impl Frame, l3: usize, leaves: &FlowKey) {
         *checksum = addresses.and(ports).apply(old);
         icmp = icmp.word(old, *checksum);
     }
-    let Some(headers) = frame.at::<Ipv4IcmpError>(l3) else { return };
-    headers.icmp.checksum = icmp.apply(headers.icmp.checksum);
-    headers.ip.set_addresses(leaves.src, leaves.dst);
+    let Some(headers) = frame.at::<IpIcmp<A>>(l3) else { return };
+    let addresses = headers.ip.set_addresses(leaves.src, leaves.dst);
+    headers.icmp.checksum = icmp.and(A::Header::in_icmp(addresses)).apply(headers.icmp.checksum);
     headers.ip.decrement_ttl();
 }

@@ -74,7 +74,8 @@ pub fn turn_around(frame: &mut impl Frame, own: MacAddr) {
     }
 }
 
-/// Addresses an IPv4 frame to its next hop and chooses its interface; adds, changes or removes the tag where the VLANs differ.
+/// Addresses the frame to its next hop and chooses its interface; adds, changes or removes the tag
+/// where the VLANs differ.
 ///
 /// # Errors
 ///
@@ -94,14 +95,16 @@ pub fn depart(
             tag.tci = [priority | (high & 0x0f), low];
         }
         (true, false) => {
+            let ethertype = frame.at::<VlanTag>(EthHeader::LEN).ok_or(ResizeFailed)?.ethertype;
             frame.move_start(VlanTag::LEN as i32)?;
-            frame.at::<EthHeader>(0).ok_or(ResizeFailed)?.ethertype = eth::IPV4;
+            frame.at::<EthHeader>(0).ok_or(ResizeFailed)?.ethertype = ethertype;
         }
         (false, true) => {
+            let ethertype = frame.at::<EthHeader>(0).ok_or(ResizeFailed)?.ethertype;
             frame.move_start(-(VlanTag::LEN as i32))?;
             frame.at::<EthHeader>(0).ok_or(ResizeFailed)?.ethertype = eth::VLAN;
             let tag = frame.at::<VlanTag>(EthHeader::LEN).ok_or(ResizeFailed)?;
-            *tag = VlanTag { tci: to.vlan.to_be_bytes(), ethertype: eth::IPV4 };
+            *tag = VlanTag { tci: to.vlan.to_be_bytes(), ethertype };
         }
     }
     let eth = frame.at::<EthHeader>(0).ok_or(ResizeFailed)?;

@@ -5,16 +5,20 @@
 //! table and move to the established one when the client proves that it got the backend's
 //! SYN-ACK; a flood of SYNs from invented sources therefore never pushes a real connection out.
 
-use vipd_common::maps::{Active, Address, Backend, Flow, FlowKey, ServiceKey, ServiceState};
+use vipd_common::maps::{
+    Address, Backend, Flow, FlowKey, ServiceKey, ServiceState, direction, state,
+};
 use vipd_common::verdict::Verdict;
+use vipd_common::wire::ip::{Ip, IpHeader as _};
 use vipd_common::wire::tcp;
 
 use crate::dsr::departure;
 use crate::frame::Frame;
 use crate::link::{self, Departure};
-use crate::program::ForUs;
-use crate::service::{self, Ipv4Tcp, Segment};
-use crate::tables::{FlowTable, Tables};
+use crate::program::{Family, ForUs};
+use crate::reset::refuse;
+use crate::service::{self, IpTcp, Segment};
+use crate::tables::{Draft, FlowTable, Tables, TablesOf};
 
 /// Source ports tried for a new connection before giving up.
 const PORT_TRIES: u32 = 12;
@@ -24,71 +28,107 @@ const MEMBER_TRIES: u32 = 3;
 /// what was not used lately. Below the second after which Linux repeats a SYN.
 const QUIET_NS: u64 = 500_000_000;
 
+/// What is known of a segment's connection.
+struct Known<'a, A: Ip, F> {
+    /// Where it stands.
+    table: FlowTable,
+    /// The half whose segment it is.
+    flow: F,
+    /// The key of the other half: what leaves, reversed.
+    other: &'a FlowKey<A>,
+}
+
 /// Handles a TCP segment to a VIP in mode `nat`, or to a source address.
 #[inline(always)]
-pub fn handle<T: Tables>(
+pub fn handle<A: Ip<Header: Family>, T: TablesOf<A>>(
     frame: &mut impl Frame,
     tables: &T,
-    packet: &ForUs,
-    segment: &Segment,
+    packet: &ForUs<A>,
+    segment: &Segment<A>,
 ) -> Verdict {
+    match A::Header::apart(|| carry(frame, tables, packet, segment)) {
+        Some(verdict) => verdict,
+        None => open(frame, tables, packet, segment),
+    }
+}
+
+/// Handles any segment but one that opens a connection: `None`, and the frame is untouched.
+#[inline(always)]
+fn carry<A: Ip, T: TablesOf<A>>(
+    frame: &mut impl Frame,
+    tables: &T,
+    packet: &ForUs<A>,
+    segment: &Segment<A>,
+) -> Option<Verdict> {
     let key = &segment.key;
     let Some((table, flow)) = find(tables, key) else {
         if !packet.address.has(Address::VIRTUAL) {
-            return Verdict::HostTraffic;
+            return Some(Verdict::HostTraffic);
         }
         return match service::service_of(tables, segment) {
-            Some(service) if segment.is_syn() => open(frame, tables, packet, segment, service),
-            Some(service) => service::without_flow(frame, tables, packet, service),
-            None => service::without_service(frame, packet),
+            Some(_) if segment.is_syn() => None,
+            Some(service) => Some(service::without_flow(frame, tables, packet, service)),
+            None => Some(service::without_service(frame, packet)),
         };
     };
     let active = tables.active(flow.service);
+    // Made once: an IPv6 tuple is large, and the kernel's stack small.
+    let other = flow.leaves.reversed();
     // Asked once: on some CPUs the call costs as much as half a look-up.
     let now = tables.now();
-    let torn = is_torn(tables, table, key, &flow, now);
+    // A table that was full may have dropped the backend's half of a connection and left the
+    // client's: no answer would ever reach the client.
+    let torn = flow.direction == direction::FROM_CLIENT
+        && now.saturating_sub(flow.last_seen) > QUIET_NS
+        && peer(tables, table, key, &other).is_none();
     let reusable = segment.is_syn()
-        && flow.direction == Flow::FROM_CLIENT
+        && flow.direction == direction::FROM_CLIENT
         && (torn || flow.generation != active.generation() || is_over(&flow, table, now));
     if reusable {
-        forget(tables, table, key, &flow);
         drop(flow);
-        // The flow knows the member of a group; another one may have the next connection.
-        return match service::service_of(tables, segment) {
-            Some(service) => open(frame, tables, packet, segment, service),
-            None => service::without_service(frame, packet),
-        };
+        forget(tables, table, key, &other);
+        return None;
     }
-    if flow.generation != active.generation() {
-        return match flow.direction {
-            Flow::FROM_CLIENT => {
-                service::refuse(frame, packet, Verdict::NatStaleReset, Verdict::NatStaleDrop)
+    Some(if flow.generation != active.generation() {
+        match flow.direction {
+            direction::FROM_CLIENT => {
+                refuse(frame, packet, Verdict::NatStaleReset, Verdict::NatStaleDrop)
             }
             _ => Verdict::NatStaleDrop,
-        };
-    }
-    match active.state() {
-        ServiceState::Up => {}
-        ServiceState::Parked => return Verdict::ServiceParked,
-        ServiceState::Down | ServiceState::Group => return Verdict::ServiceDown,
-    }
-    if torn {
+        }
+    } else if active.state() == ServiceState::Parked {
+        Verdict::ServiceParked
+    } else if active.state() != ServiceState::Up {
+        Verdict::ServiceDown
+    } else if torn {
         tables.remove_flow(table, key);
-        return service::refuse(frame, packet, Verdict::NoFlowReset, Verdict::NoFlowDrop);
-    }
-    if segment.ttl <= 1 {
-        return Verdict::TtlExpired;
-    }
-    match flow.direction {
-        Flow::FROM_CLIENT => to_backend(frame, tables, packet, segment, (table, flow), active, now),
-        _ => to_client(frame, tables, packet, segment, (table, flow), now),
-    }
+        refuse(frame, packet, Verdict::NoFlowReset, Verdict::NoFlowDrop)
+    } else if segment.ttl <= 1 {
+        Verdict::TtlExpired
+    } else {
+        let known = Known { table, flow, other: &other };
+        // Sent in one place: each more would have stack of its own.
+        let (to, verdict) = match known.flow.direction {
+            direction::FROM_CLIENT => {
+                let Some(backend) = tables.backend(active.slot()) else {
+                    return Some(Verdict::NoBackend);
+                };
+                to_backend(frame, tables, packet, segment, known, now);
+                (departure(backend), Verdict::NatToBackend)
+            }
+            _ => (to_client(tables, segment, known, now), Verdict::NatToClient),
+        };
+        send(frame, packet, &other, &to, verdict)
+    })
 }
 
 /// The flow with this key and the table it stands in. A connection may move from the half-open to
 /// the established table on another CPU between two look-ups, so a miss asks the latter again.
 #[inline(always)]
-pub fn find<'a, T: Tables>(tables: &'a T, key: &FlowKey) -> Option<(FlowTable, T::FlowRef<'a>)> {
+pub fn find<'a, A: Ip, T: TablesOf<A>>(
+    tables: &'a T,
+    key: &FlowKey<A>,
+) -> Option<(FlowTable, T::FlowRef<'a>)> {
     if let Some(flow) = tables.flow(FlowTable::Established, key) {
         return Some((FlowTable::Established, flow));
     }
@@ -98,17 +138,18 @@ pub fn find<'a, T: Tables>(tables: &'a T, key: &FlowKey) -> Option<(FlowTable, T
     tables.flow(FlowTable::Established, key).map(|flow| (FlowTable::Established, flow))
 }
 
-/// Rewrites addresses, ports and checksums, and takes one from the TTL.
+/// Rewrites addresses, ports and checksums, and takes one from the TTL. `answer` is the tuple that
+/// answers will arrive with.
 #[inline(always)]
-pub fn translate(headers: &mut Ipv4Tcp, leaves: &FlowKey) {
-    let addresses = headers.ip.set_addresses(leaves.src, leaves.dst);
-    headers.tcp.set_ports(leaves.src_port, leaves.dst_port, addresses);
+fn translate<A: Ip>(headers: &mut IpTcp<A>, answer: &FlowKey<A>) {
+    let addresses = headers.ip.set_addresses(answer.dst, answer.src);
+    headers.tcp.set_ports(answer.dst_port, answer.src_port, addresses);
     headers.ip.decrement_ttl();
 }
 
 /// How to reach the client of a flow.
 #[inline(always)]
-pub fn client_departure(flow: &Flow) -> Departure {
+pub fn client_departure<A: Ip>(flow: &Flow<A>) -> Departure {
     Departure {
         dst: flow.client_mac,
         src: flow.client_gateway,
@@ -120,13 +161,15 @@ pub fn client_departure(flow: &Flow) -> Departure {
 /// Opens a new connection: the segment is a SYN. Not inlined: it is rare beside what the other
 /// paths do, and the kernel's 512 bytes of stack don't hold all of them at once.
 #[inline(never)]
-fn open<T: Tables>(
+fn open<A: Ip, T: TablesOf<A>>(
     frame: &mut impl Frame,
     tables: &T,
-    packet: &ForUs,
-    segment: &Segment,
-    service: u32,
+    packet: &ForUs<A>,
+    segment: &Segment<A>,
 ) -> Verdict {
+    // Asked again: only a scalar fits into what `carry` returns. It is gone at worst.
+    let Some(service) = service::service_of(tables, segment) else { return Verdict::ServiceDown };
+    // The flow will know the member of a group; another one may have the next connection.
     let service = choose(tables, service);
     let active = tables.active(service);
     match active.state() {
@@ -140,40 +183,39 @@ fn open<T: Tables>(
     }
     let arrives = &segment.key;
     let now = tables.now();
-    let mut flow = Flow {
-        last_seen: now,
-        leaves: arrives.reversed(),
-        service,
-        generation: active.generation(),
-        slot: u32::from(active.slot()),
-        next_seq: 0,
-        last_ack: 0,
-        client_ifindex: frame.ifindex(),
-        client_mac: packet.arrival.src,
-        client_gateway: packet.arrival.dst,
-        client_vlan: packet.arrival.vlan,
-        direction: Flow::FROM_BACKEND,
-        state: 0,
-        zero: [0; 4],
-    };
-    let Some(reply) = claim_port(tables, backend, &flow, now) else {
+    // First the backend's half, which takes a port; then the client's, which knows it.
+    let Some(mut draft) = tables.room() else { return Verdict::FlowTableFull };
+    // Field by field: the compiler would gather a whole one on the stack.
+    draft.flow = Flow::EMPTY;
+    draft.flow.last_seen = now;
+    draft.flow.leaves = arrives.reversed();
+    draft.flow.service = service;
+    draft.flow.generation = active.generation();
+    draft.flow.slot = u32::from(active.slot());
+    draft.flow.direction = direction::FROM_BACKEND;
+    move_client(&mut draft.flow, packet, frame.ifindex());
+    draft.reply = FlowKey::new(
+        (A::unmapped(backend.addr), backend.port),
+        (A::unmapped(backend.source), [0; 2]),
+    );
+    if !claim_port(tables, backend, &mut draft, now) {
         return Verdict::NoSourcePort;
-    };
-    flow.leaves = reply.reversed();
-    flow.direction = Flow::FROM_CLIENT;
-    flow.next_seq = segment.next_seq;
-    if !tables.put_flow(FlowTable::HalfOpen, arrives, &flow) {
-        tables.remove_flow(FlowTable::HalfOpen, &reply);
+    }
+    draft.flow.leaves = draft.reply.reversed();
+    draft.flow.direction = direction::FROM_CLIENT;
+    draft.flow.next_seq = segment.next_seq;
+    if !tables.put_flow(FlowTable::HalfOpen, arrives, &draft.flow) {
+        tables.remove_flow(FlowTable::HalfOpen, &draft.reply);
         return Verdict::FlowTableFull;
     }
     tables.note_packet(service, active.generation(), frame.ifindex());
-    send(frame, packet, &flow.leaves, &departure(backend), Verdict::NatNew)
+    send(frame, packet, &draft.reply, &departure(backend), Verdict::NatNew)
 }
 
 /// Whom a new connection to this service goes to: itself, or a member of its group at random. Of
 /// members that went down a moment ago a few are passed over; the daemon takes them out.
-#[inline(always)]
-fn choose<T: Tables>(tables: &T, service: u32) -> u32 {
+#[inline(never)]
+fn choose(tables: &impl Tables, service: u32) -> u32 {
     let active = tables.active(service);
     if active.state() != ServiceState::Group {
         return service;
@@ -193,29 +235,27 @@ fn choose<T: Tables>(tables: &T, service: u32) -> u32 {
     chosen
 }
 
-/// Takes a source port towards `backend` by adding the backend's half of the connection, `flow`,
-/// to the half-open table. Returns its key: the tuple that replies will arrive with.
+/// Takes a source port towards `backend` by adding the backend's half of the connection to the
+/// half-open table; false if none was found. The key in `draft` gets the port.
 ///
 /// The client's own port is kept if it is in the range and free; else ports are tried from a
 /// random one on. If none of the tries is free, the last that only a half-open connection holds
 /// is taken from it: a flood may not lock clients out.
 #[inline(always)]
-fn claim_port<T: Tables>(tables: &T, backend: &Backend, flow: &Flow, now: u64) -> Option<FlowKey> {
+fn claim_port<A: Ip, T: TablesOf<A>>(
+    tables: &T,
+    backend: &Backend,
+    draft: &mut Draft<A>,
+    now: u64,
+) -> bool {
     let (first, last) = (u32::from(backend.first_port), u32::from(backend.last_port));
     let span = last.wrapping_sub(first).wrapping_add(1);
     if span == 0 || last < first {
-        return None;
+        return false;
     }
-    let source = vipd_common::addr::unmapped(backend.source);
-    let client_port = u32::from(u16::from_be_bytes(flow.leaves.dst_port));
+    let client_port = u32::from(u16::from_be_bytes(draft.flow.leaves.dst_port));
     let client_port_fits = client_port >= first && client_port <= last;
     let start = tables.random();
-    let mut key = FlowKey {
-        src: vipd_common::addr::unmapped(backend.addr),
-        dst: source,
-        src_port: backend.port,
-        dst_port: [0; 2],
-    };
     let mut stealable = None;
     let mut tries = 0;
     while tries < PORT_TRIES {
@@ -225,23 +265,22 @@ fn claim_port<T: Tables>(tables: &T, backend: &Backend, flow: &Flow, now: u64) -
             first + start.wrapping_add(tries.wrapping_mul(7919)) % span
         };
         tries += 1;
-        key.dst_port = (port as u16).to_be_bytes();
-        match taken(tables, &key, now) {
+        draft.reply.dst_port = (port as u16).to_be_bytes();
+        match taken(tables, draft, now) {
             Taken::Established => continue,
-            Taken::HalfOpen => stealable = Some(key.dst_port),
+            Taken::HalfOpen => stealable = Some(draft.reply.dst_port),
             Taken::No => {
-                if tables.add_flow(FlowTable::HalfOpen, &key, flow) {
-                    return Some(key);
+                if tables.add_flow(FlowTable::HalfOpen, &draft.reply, &draft.flow) {
+                    return true;
                 }
             }
         }
     }
-    key.dst_port = stealable?;
+    let Some(port) = stealable else { return false };
+    draft.reply.dst_port = port;
     // With its client's half, or that client would go on sending into this connection.
-    if let Some(robbed) = tables.flow(FlowTable::HalfOpen, &key) {
-        forget(tables, FlowTable::HalfOpen, &key, &robbed);
-    }
-    tables.add_flow(FlowTable::HalfOpen, &key, flow).then_some(key)
+    forget_holder(tables, FlowTable::HalfOpen, draft);
+    tables.add_flow(FlowTable::HalfOpen, &draft.reply, &draft.flow)
 }
 
 /// Who holds a tuple towards a backend.
@@ -252,7 +291,8 @@ enum Taken {
 }
 
 #[inline(always)]
-fn taken<T: Tables>(tables: &T, reply: &FlowKey, now: u64) -> Taken {
+fn taken<A: Ip, T: TablesOf<A>>(tables: &T, draft: &mut Draft<A>, now: u64) -> Taken {
+    let reply = &draft.reply;
     // A port of the VIP that is itself a service is not a source port.
     if tables.service(&ServiceKey::new(reply.dst, reply.dst_port)).is_some() {
         return Taken::Established;
@@ -261,12 +301,12 @@ fn taken<T: Tables>(tables: &T, reply: &FlowKey, now: u64) -> Taken {
         if !flow.is_expired(true, now) {
             return Taken::Established;
         }
-        forget(tables, FlowTable::Established, reply, &flow);
+        forget_holder(tables, FlowTable::Established, draft);
     }
-    match tables.flow(FlowTable::HalfOpen, reply) {
+    match tables.flow(FlowTable::HalfOpen, &draft.reply) {
         Some(flow) if !flow.is_expired(false, now) => Taken::HalfOpen,
-        Some(flow) => {
-            forget(tables, FlowTable::HalfOpen, reply, &flow);
+        Some(_) => {
+            forget_holder(tables, FlowTable::HalfOpen, draft);
             Taken::No
         }
         None => Taken::No,
@@ -276,81 +316,80 @@ fn taken<T: Tables>(tables: &T, reply: &FlowKey, now: u64) -> Taken {
 /// Whether a SYN on this flow's tuple begins another connection: the old one was reset, closed by
 /// both sides or forgotten. (RFC 9293 lets a SYN end TIME-WAIT.)
 #[inline(always)]
-fn is_over(flow: &Flow, table: FlowTable, now: u64) -> bool {
-    let both = Flow::FIN | Flow::PEER_FIN;
-    flow.state & Flow::RESET != 0
+fn is_over<A: Ip>(flow: &Flow<A>, table: FlowTable, now: u64) -> bool {
+    let both = state::FIN | state::PEER_FIN;
+    flow.state & state::RESET != 0
         || flow.state & both == both
         || flow.is_expired(table == FlowTable::Established, now)
 }
 
-/// Whether a table that was full dropped the backend's half of a connection and left the
-/// client's: no answer would ever reach the client.
+/// Removes both halves of a connection from the table they stand in, given the key of either.
 #[inline(always)]
-fn is_torn<T: Tables>(tables: &T, table: FlowTable, key: &FlowKey, flow: &Flow, now: u64) -> bool {
-    flow.direction == Flow::FROM_CLIENT
-        && now.saturating_sub(flow.last_seen) > QUIET_NS
-        && peer(tables, table, key, &flow.leaves.reversed()).is_none()
-}
-
-/// Removes both halves of a connection from the table they stand in. `flow` is the half with this
-/// `key`.
-#[inline(always)]
-fn forget<T: Tables>(tables: &T, table: FlowTable, key: &FlowKey, flow: &Flow) {
-    let other = flow.leaves.reversed();
-    if peer(tables, table, key, &other).is_some() {
-        tables.remove_flow(table, &other);
+fn forget<A: Ip, T: TablesOf<A>>(
+    tables: &T,
+    table: FlowTable,
+    key: &FlowKey<A>,
+    other: &FlowKey<A>,
+) {
+    if peer(tables, table, key, other).is_some() {
+        tables.remove_flow(table, other);
     }
     tables.remove_flow(table, key);
+}
+
+/// Removes both halves of the connection that has a draft's key.
+#[inline(always)]
+fn forget_holder<A: Ip, T: TablesOf<A>>(tables: &T, table: FlowTable, draft: &mut Draft<A>) {
+    let Some(flow) = tables.flow(table, &draft.reply) else { return };
+    draft.other = flow.leaves.reversed();
+    drop(flow);
+    forget(tables, table, &draft.reply, &draft.other);
 }
 
 /// The half of a connection whose key is `other`, seen from the half whose key is `key`. Tables
 /// that are full drop one half and not the other; its tuple may belong to somebody else by now.
 #[inline(always)]
-fn peer<'a, T: Tables>(
+fn peer<'a, A: Ip, T: TablesOf<A>>(
     tables: &'a T,
     table: FlowTable,
-    key: &FlowKey,
-    other: &FlowKey,
+    key: &FlowKey<A>,
+    other: &FlowKey<A>,
 ) -> Option<T::FlowRef<'a>> {
     tables.flow(table, other).filter(|peer| peer.leaves.is_reverse_of(key))
 }
 
+/// Goes on with a segment from the client.
 #[inline(always)]
-fn to_backend<T: Tables>(
+fn to_backend<A: Ip, T: TablesOf<A>>(
     frame: &mut impl Frame,
     tables: &T,
-    packet: &ForUs,
-    segment: &Segment,
-    (table, mut flow): (FlowTable, T::FlowRef<'_>),
-    active: Active,
+    packet: &ForUs<A>,
+    segment: &Segment<A>,
+    mut known: Known<'_, A, T::FlowRef<'_>>,
     now: u64,
-) -> Verdict {
-    let Some(backend) = tables.backend(active.slot()) else { return Verdict::NoBackend };
-    let leaves = flow.leaves;
-    let other = leaves.reversed();
+) {
     // The client may have moved behind another router or interface, or ours may have got another
     // index or address; its backend's half sends replies there.
-    if !comes_by(&flow, packet, frame.ifindex()) {
-        move_client(&mut flow, packet, frame.ifindex());
-        if let Some(mut peer) = peer(tables, table, &segment.key, &other) {
+    if !comes_by(&known.flow, packet, frame.ifindex()) {
+        move_client(&mut known.flow, packet, frame.ifindex());
+        if let Some(mut peer) = peer(tables, known.table, &segment.key, known.other) {
             move_client(&mut peer, packet, frame.ifindex());
         }
     }
-    let completes = table == FlowTable::HalfOpen
-        && flow.state & Flow::ANSWERED != 0
+    let completes = known.table == FlowTable::HalfOpen
+        && known.flow.state & state::ANSWERED != 0
         && !segment.is_syn()
         && segment.has(tcp::ACK)
-        && segment.ack == flow.last_ack;
-    note(tables, table, &mut flow, segment, &other, now);
+        && segment.ack == known.flow.last_ack;
+    note(tables, &mut known, segment, now);
     if completes {
-        establish(tables, &segment.key, flow);
+        establish(tables, &segment.key, known);
     }
-    send(frame, packet, &leaves, &departure(backend), Verdict::NatToBackend)
 }
 
 /// Whether the client is where the flow says.
 #[inline(always)]
-fn comes_by(flow: &Flow, packet: &ForUs, ifindex: u32) -> bool {
+fn comes_by<A: Ip>(flow: &Flow<A>, packet: &ForUs<A>, ifindex: u32) -> bool {
     flow.client_mac == packet.arrival.src
         && flow.client_gateway == packet.arrival.dst
         && flow.client_vlan == packet.arrival.vlan
@@ -358,63 +397,56 @@ fn comes_by(flow: &Flow, packet: &ForUs, ifindex: u32) -> bool {
 }
 
 #[inline(always)]
-fn move_client(flow: &mut Flow, packet: &ForUs, ifindex: u32) {
+fn move_client<A: Ip>(flow: &mut Flow<A>, packet: &ForUs<A>, ifindex: u32) {
     flow.client_mac = packet.arrival.src;
     flow.client_gateway = packet.arrival.dst;
     flow.client_vlan = packet.arrival.vlan;
     flow.client_ifindex = ifindex;
 }
 
+/// Goes on with a segment from the backend; returns the way to the client.
 #[inline(always)]
-fn to_client<T: Tables>(
-    frame: &mut impl Frame,
+fn to_client<A: Ip, T: TablesOf<A>>(
     tables: &T,
-    packet: &ForUs,
-    segment: &Segment,
-    (table, mut flow): (FlowTable, T::FlowRef<'_>),
+    segment: &Segment<A>,
+    mut known: Known<'_, A, T::FlowRef<'_>>,
     now: u64,
-) -> Verdict {
-    let leaves = flow.leaves;
-    let to = client_departure(&flow);
-    let other = leaves.reversed();
-    if table == FlowTable::HalfOpen && segment.is_syn_ack() {
-        flow.last_seen = now;
-        flow.next_seq = segment.next_seq;
-        let expected = flow.next_seq;
-        drop(flow);
-        if let Some(mut client) = peer(tables, table, &segment.key, &other) {
-            client.last_ack = expected;
-            client.state |= Flow::ANSWERED;
+) -> Departure {
+    if known.table == FlowTable::HalfOpen && segment.is_syn_ack() {
+        known.flow.last_seen = now;
+        known.flow.next_seq = segment.next_seq;
+        if let Some(mut client) = peer(tables, known.table, &segment.key, known.other) {
+            client.last_ack = segment.next_seq;
+            client.state |= state::ANSWERED;
         }
     } else {
-        note(tables, table, &mut flow, segment, &other, now);
+        note(tables, &mut known, segment, now);
     }
-    send(frame, packet, &leaves, &to, Verdict::NatToClient)
+    client_departure(&known.flow)
 }
 
 /// Remembers what this segment says about its direction, and tells the other half of a FIN or RST.
 #[inline(always)]
-fn note<T: Tables>(
+fn note<A: Ip, T: TablesOf<A>>(
     tables: &T,
-    table: FlowTable,
-    flow: &mut T::FlowRef<'_>,
-    segment: &Segment,
-    other: &FlowKey,
+    known: &mut Known<'_, A, T::FlowRef<'_>>,
+    segment: &Segment<A>,
     now: u64,
 ) {
+    let flow = &mut known.flow;
     flow.last_seen = now;
     flow.next_seq = segment.next_seq;
-    if table == FlowTable::Established && segment.has(tcp::ACK) {
+    if known.table == FlowTable::Established && segment.has(tcp::ACK) {
         flow.last_ack = segment.ack;
     }
     if segment.has(tcp::FIN | tcp::RST) {
         let (mine, theirs) = if segment.has(tcp::RST) {
-            (Flow::RESET, Flow::RESET)
+            (state::RESET, state::RESET)
         } else {
-            (Flow::FIN, Flow::PEER_FIN)
+            (state::FIN, state::PEER_FIN)
         };
         flow.state |= mine;
-        if let Some(mut peer) = peer(tables, table, &segment.key, other) {
+        if let Some(mut peer) = peer(tables, known.table, &segment.key, known.other) {
             peer.state |= theirs;
         }
     }
@@ -423,33 +455,36 @@ fn note<T: Tables>(
 /// Moves both halves of a connection to the established table. They are added there before they
 /// leave the other, so that [`find`] always sees them in one.
 #[inline(always)]
-fn establish<T: Tables>(tables: &T, key: &FlowKey, flow: T::FlowRef<'_>) {
-    let other = flow.leaves.reversed();
-    let Some(peer) = peer(tables, FlowTable::HalfOpen, key, &other) else { return };
+fn establish<A: Ip, T: TablesOf<A>>(
+    tables: &T,
+    key: &FlowKey<A>,
+    Known { flow, other, .. }: Known<'_, A, T::FlowRef<'_>>,
+) {
+    let Some(peer) = peer(tables, FlowTable::HalfOpen, key, other) else { return };
     // Where the kernel refuses an entry the connection goes on half-open, and the next segment
     // tries again.
-    if !tables.put_flow(FlowTable::Established, &other, &peer) {
+    if !tables.put_flow(FlowTable::Established, other, &peer) {
         return;
     }
     if !tables.put_flow(FlowTable::Established, key, &flow) {
-        tables.remove_flow(FlowTable::Established, &other);
+        tables.remove_flow(FlowTable::Established, other);
         return;
     }
     drop((flow, peer));
     tables.remove_flow(FlowTable::HalfOpen, key);
-    tables.remove_flow(FlowTable::HalfOpen, &other);
+    tables.remove_flow(FlowTable::HalfOpen, other);
 }
 
 #[inline(always)]
-fn send(
+fn send<A: Ip>(
     frame: &mut impl Frame,
-    packet: &ForUs,
-    leaves: &FlowKey,
+    packet: &ForUs<A>,
+    answer: &FlowKey<A>,
     to: &Departure,
     verdict: Verdict,
 ) -> Verdict {
-    if let Some(headers) = frame.at::<Ipv4Tcp>(packet.arrival.l3()) {
-        translate(headers, leaves);
+    if let Some(headers) = frame.at::<IpTcp<A>>(packet.arrival.l3()) {
+        translate(headers, answer);
     }
     match link::depart(frame, &packet.arrival, to) {
         Ok(()) => verdict,

@@ -1,16 +1,15 @@
 //! Resets: the honest answer to a segment whose connection can't go on.
 
-use vipd_common::wire::Header;
-use vipd_common::wire::ipv4::{Ipv4Header, PROTO_TCP};
+use vipd_common::verdict::Verdict;
+use vipd_common::wire::Header as _;
+use vipd_common::wire::ip::{Ip, IpHeader as _};
+use vipd_common::wire::ipv4::PROTO_TCP;
+use vipd_common::wire::tcp::TcpHeader;
 
 use crate::frame::{Frame, ResizeFailed};
-use crate::link::{self, Arrival};
-use crate::service::Ipv4Tcp;
-
-/// Don't fragment, offset zero.
-const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
-/// What Linux starts with.
-const TTL: u8 = 64;
+use crate::link;
+use crate::program::ForUs;
+use crate::service::IpTcp;
 
 /// What became of the segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -21,32 +20,33 @@ pub enum Answer {
     Silence,
 }
 
-/// Turns the segment at `arrival.l3()`, whose lengths were checked, into the reset that answers it.
-///
-/// # Errors
-///
-/// [`ResizeFailed`] if the frame could not be cut to size.
+/// Resets the sender of a segment whose lengths were checked with verdict `answered`, or, if the
+/// segment is a reset itself, drops it with verdict `silent`.
+#[inline(always)]
+pub fn refuse<A: Ip>(
+    frame: &mut impl Frame,
+    packet: &ForUs<A>,
+    answered: Verdict,
+    silent: Verdict,
+) -> Verdict {
+    match answer(frame, packet) {
+        Ok(Answer::Reset) => answered,
+        Ok(Answer::Silence) => silent,
+        Err(_) => Verdict::ResizeFailed,
+    }
+}
+
+/// Turns the segment into the reset that answers it.
 #[inline(never)]
-pub fn answer(frame: &mut impl Frame, arrival: &Arrival) -> Result<Answer, ResizeFailed> {
-    let Some(headers) = frame.at::<Ipv4Tcp>(arrival.l3()) else { return Err(ResizeFailed) };
-    let (ip, tcp) = (headers.ip, headers.tcp);
-    let payload = ip.total_len().wrapping_sub(Ipv4Header::LEN as u16 + tcp.header_len());
-    let Some(reset) = tcp.reset(payload, ip.src, ip.dst) else { return Ok(Answer::Silence) };
-    headers.tcp = reset;
-    headers.ip = Ipv4Header {
-        version_ihl: 0x45,
-        tos: 0,
-        total_len: (Ipv4Tcp::LEN as u16).to_be_bytes(),
-        id: [0; 2],
-        fragment: DONT_FRAGMENT,
-        ttl: TTL,
-        protocol: PROTO_TCP,
-        checksum: [0; 2],
-        src: ip.dst,
-        dst: ip.src,
-    };
-    headers.ip.fill_checksum();
-    link::turn_around(frame, arrival.dst);
-    frame.truncate(arrival.l3() + Ipv4Tcp::LEN)?;
+fn answer<A: Ip>(frame: &mut impl Frame, packet: &ForUs<A>) -> Result<Answer, ResizeFailed> {
+    let l3 = packet.arrival.l3();
+    let Some(headers) = frame.at::<IpTcp<A>>(l3) else { return Err(ResizeFailed) };
+    let IpTcp { ip, tcp } = headers;
+    let payload = ip.payload_len().wrapping_sub(tcp.header_len());
+    let Some(reset) = tcp.reset(payload, ip.src(), ip.dst()) else { return Ok(Answer::Silence) };
+    *tcp = reset;
+    *ip = ip.answer(PROTO_TCP, TcpHeader::LEN as u16);
+    link::turn_around(frame, packet.arrival.dst);
+    frame.resize(l3 + IpTcp::<A>::LEN)?;
     Ok(Answer::Reset)
 }

@@ -1,38 +1,40 @@
 //! TCP to a VIP, and from a backend to a NAT source address.
 
+use vipd_common::addr::{Ipv4Bytes, Ipv6Bytes};
 use vipd_common::maps::{Address, FlowKey, ServiceKey, ServiceState};
 use vipd_common::verdict::Verdict;
 use vipd_common::wire::Header;
-use vipd_common::wire::ipv4::Ipv4Header;
+use vipd_common::wire::ip::{Ip, IpHeader as _};
 use vipd_common::wire::tcp::{self, TcpHeader};
 
 use crate::frame::Frame;
-use crate::program::ForUs;
-use crate::reset::{self, Answer};
-use crate::tables::Tables;
+use crate::program::{Family, ForUs};
+use crate::reset::refuse;
+use crate::tables::{Tables, TablesOf};
 use crate::{dsr, nat};
 
-/// An IPv4 header without options and the TCP header after it.
+/// An IP header without options and the TCP header after it.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ipv4Tcp {
-    /// The IPv4 header.
-    pub ip: Ipv4Header,
+pub struct IpTcp<A: Ip> {
+    /// The IP header.
+    pub ip: A::Header,
     /// The TCP header, without its options.
     pub tcp: TcpHeader,
 }
 
-const _: () = assert!(size_of::<Ipv4Tcp>() == 40 && align_of::<Ipv4Tcp>() == 1);
+const _: () = assert!(size_of::<IpTcp<Ipv4Bytes>>() == 40 && align_of::<IpTcp<Ipv4Bytes>>() == 1);
+const _: () = assert!(size_of::<IpTcp<Ipv6Bytes>>() == 60 && align_of::<IpTcp<Ipv6Bytes>>() == 1);
 
 // SAFETY: two headers, each of alignment 1, without padding and valid for every pattern; the
-// assertion above rules padding between them out.
-unsafe impl Header for Ipv4Tcp {}
+// assertions above rule padding between them out.
+unsafe impl<A: Ip> Header for IpTcp<A> {}
 
 /// What the program wants to know of a TCP segment whose lengths are right.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Segment {
+pub struct Segment<A: Ip> {
     /// The connection it belongs to, as it arrived.
-    pub key: FlowKey,
+    pub key: FlowKey<A>,
     /// Sequence number after its last byte.
     pub next_seq: u32,
     /// Acknowledgment number; meaningful with [`tcp::ACK`].
@@ -43,7 +45,7 @@ pub struct Segment {
     pub ttl: u8,
 }
 
-impl Segment {
+impl<A: Ip> Segment<A> {
     /// Whether any of `flags` is set.
     #[inline(always)]
     pub const fn has(&self, flags: u8) -> bool {
@@ -67,24 +69,28 @@ impl Segment {
     /// say.
     #[inline(always)]
     fn read(frame: &mut impl Frame, l3: usize) -> Option<Self> {
-        let Ipv4Tcp { ip, tcp } = frame.at::<Ipv4Tcp>(l3)?;
-        let headers = Ipv4Header::LEN as u16 + tcp.header_len();
-        if tcp.header_len() < TcpHeader::LEN as u16 || ip.total_len() < headers {
+        let IpTcp { ip, tcp } = frame.at::<IpTcp<A>>(l3)?;
+        let header = tcp.header_len();
+        if header < TcpHeader::LEN as u16 || ip.payload_len() < header {
             return None;
         }
         Some(Self {
-            key: FlowKey { src: ip.src, dst: ip.dst, src_port: tcp.src, dst_port: tcp.dst },
-            next_seq: tcp.next_seq(ip.total_len() - headers),
+            key: FlowKey::new((ip.src(), tcp.src), (ip.dst(), tcp.dst)),
+            next_seq: tcp.next_seq(ip.payload_len() - header),
             ack: u32::from_be_bytes(tcp.ack),
             flags: tcp.flags,
-            ttl: ip.ttl,
+            ttl: ip.ttl(),
         })
     }
 }
 
-/// Handles a TCP segment whose IPv4 header was checked.
+/// Handles a TCP segment whose IP header was checked.
 #[inline(always)]
-pub fn handle<T: Tables>(frame: &mut impl Frame, tables: &T, packet: &ForUs) -> Verdict {
+pub fn handle<A: Ip<Header: Family>, T: TablesOf<A>>(
+    frame: &mut impl Frame,
+    tables: &T,
+    packet: &ForUs<A>,
+) -> Verdict {
     let Some(segment) = Segment::read(frame, packet.arrival.l3()) else {
         return packet.reject(Verdict::BadTcpHeader);
     };
@@ -92,46 +98,32 @@ pub fn handle<T: Tables>(frame: &mut impl Frame, tables: &T, packet: &ForUs) -> 
         let Some(service) = service_of(tables, &segment) else {
             return without_service(frame, packet);
         };
-        return dsr::forward(frame, tables, &packet.arrival, service, Verdict::DsrToBackend);
+        return A::Header::apart(|| {
+            dsr::forward(frame, tables, &packet.arrival, service, Verdict::DsrToBackend)
+        });
     }
     nat::handle(frame, tables, packet, &segment)
 }
 
 /// The service a segment from a client is for.
 #[inline(always)]
-pub fn service_of(tables: &impl Tables, segment: &Segment) -> Option<u32> {
+pub fn service_of<A: Ip>(tables: &impl TablesOf<A>, segment: &Segment<A>) -> Option<u32> {
     tables.service(&ServiceKey::new(segment.key.dst, segment.key.dst_port))
-}
-
-/// Resets the sender with verdict `answered`, or, if the segment is a reset itself, drops it with
-/// verdict `silent`.
-#[inline(always)]
-pub fn refuse(
-    frame: &mut impl Frame,
-    packet: &ForUs,
-    answered: Verdict,
-    silent: Verdict,
-) -> Verdict {
-    match reset::answer(frame, &packet.arrival) {
-        Ok(Answer::Reset) => answered,
-        Ok(Answer::Silence) => silent,
-        Err(_) => Verdict::ResizeFailed,
-    }
 }
 
 /// The verdict for a segment to a port that has no service: refused.
 #[inline(always)]
-pub fn without_service(frame: &mut impl Frame, packet: &ForUs) -> Verdict {
+pub fn without_service<A: Ip>(frame: &mut impl Frame, packet: &ForUs<A>) -> Verdict {
     refuse(frame, packet, Verdict::NoServiceReset, Verdict::NoServiceDrop)
 }
 
 /// The verdict for a segment to a service, but of no connection that is known: while the service
 /// is up it is reset; between two masters nobody gets an error.
 #[inline(always)]
-pub fn without_flow(
+pub fn without_flow<A: Ip>(
     frame: &mut impl Frame,
     tables: &impl Tables,
-    packet: &ForUs,
+    packet: &ForUs<A>,
     service: u32,
 ) -> Verdict {
     match tables.active(service).state() {

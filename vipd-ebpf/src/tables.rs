@@ -2,8 +2,9 @@
 
 use core::ops::DerefMut;
 
-use vipd_common::addr::{Ipv4Bytes, MacAddr};
+use vipd_common::addr::MacAddr;
 use vipd_common::maps::{Active, Address, Backend, Flow, FlowKey, Group, ServiceKey};
+use vipd_common::wire::ip::Ip;
 
 /// Which flow table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,21 +15,10 @@ pub enum FlowTable {
     HalfOpen,
 }
 
-/// The maps, as the program sees them.
+/// The maps that serve both families, as the program sees them.
 pub trait Tables {
-    /// A flow that stands in a table and can be changed in place.
-    type FlowRef<'a>: DerefMut<Target = Flow>
-    where
-        Self: 'a;
-
-    /// What to do with frames for this address.
-    fn address(&self, addr: Ipv4Bytes) -> Option<Address>;
-
     /// Link-layer address of an attached interface.
     fn interface(&self, ifindex: u32) -> Option<MacAddr>;
-
-    /// Index of the service on this VIP and port.
-    fn service(&self, key: &ServiceKey) -> Option<u32>;
 
     /// Where the service's packets go now: one 64-bit read.
     fn active(&self, service: u32) -> Active;
@@ -42,18 +32,6 @@ pub trait Tables {
     /// CLOCK_MONOTONIC ns until which addresses in mode `host` may be announced.
     fn lease(&self) -> u64;
 
-    /// The flow with this key.
-    fn flow(&self, table: FlowTable, key: &FlowKey) -> Option<Self::FlowRef<'_>>;
-
-    /// Adds or replaces a flow; false if the kernel refused.
-    fn put_flow(&self, table: FlowTable, key: &FlowKey, flow: &Flow) -> bool;
-
-    /// Adds a flow unless its key is taken; false if it is. The arbiter between CPUs.
-    fn add_flow(&self, table: FlowTable, key: &FlowKey, flow: &Flow) -> bool;
-
-    /// Removes a flow if it is there.
-    fn remove_flow(&self, table: FlowTable, key: &FlowKey);
-
     /// CLOCK_MONOTONIC in ns, to a few milliseconds.
     fn now(&self) -> u64;
 
@@ -66,4 +44,57 @@ pub trait Tables {
 
     /// Somebody else claims a VIP (IPv4 mapped); reported to the daemon at a bounded rate.
     fn note_rival(&self, addr: [u8; 16], mac: MacAddr, ifindex: u32);
+}
+
+/// A connection in the making. It is not made on the kernel's stack, which has no room for three
+/// IPv6 tuples more.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Draft<A: Ip> {
+    /// One half, then the other.
+    pub flow: Flow<A>,
+    /// The key of the backend's half: what its replies will arrive with.
+    pub reply: FlowKey<A>,
+    /// For the moment of removing whoever had that key: the key of his other half.
+    pub other: FlowKey<A>,
+}
+
+impl<A: Ip> Draft<A> {
+    /// Nothing.
+    pub const EMPTY: Self =
+        Self { flow: Flow::EMPTY, reply: Flow::<A>::EMPTY.leaves, other: Flow::<A>::EMPTY.leaves };
+}
+
+/// The maps of one family, and those that serve both.
+pub trait TablesOf<A: Ip>: Tables {
+    /// A flow that stands in a table and can be changed in place.
+    type FlowRef<'a>: DerefMut<Target = Flow<A>>
+    where
+        Self: 'a;
+
+    /// Room for a draft.
+    type Room<'a>: DerefMut<Target = Draft<A>>
+    where
+        Self: 'a;
+
+    /// What to do with frames for this address.
+    fn address(&self, addr: A) -> Option<Address>;
+
+    /// Index of the service on this VIP and port.
+    fn service(&self, key: &ServiceKey<A>) -> Option<u32>;
+
+    /// That room. What is in it is undefined, and there is only one.
+    fn room(&self) -> Option<Self::Room<'_>>;
+
+    /// The flow with this key.
+    fn flow(&self, table: FlowTable, key: &FlowKey<A>) -> Option<Self::FlowRef<'_>>;
+
+    /// Adds or replaces a flow; false if the kernel refused.
+    fn put_flow(&self, table: FlowTable, key: &FlowKey<A>, flow: &Flow<A>) -> bool;
+
+    /// Adds a flow unless its key is taken; false if it is. The arbiter between CPUs.
+    fn add_flow(&self, table: FlowTable, key: &FlowKey<A>, flow: &Flow<A>) -> bool;
+
+    /// Removes a flow if it is there.
+    fn remove_flow(&self, table: FlowTable, key: &FlowKey<A>);
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
-use vipd_common::addr::MacAddr;
+use vipd_common::addr::{Ipv4Bytes, MacAddr};
 use vipd_common::maps::{
     Active, Address, Backend, FLOWS, Flow, FlowKey, ForwardMode, HALF_OPEN, ServiceKey,
     ServiceState,
@@ -83,10 +83,10 @@ fn world() -> World {
     let mut world = World::default();
     world.interfaces.insert(INGRESS, DIRECTOR_MAC);
     for (addr, flags) in addresses() {
-        world.addresses.insert(addr.octets(), Address::new(flags));
+        world.v4.addresses.insert(addr.octets(), Address::new(flags));
     }
     for vip in [VIP, DSR_VIP] {
-        world.services.insert(ServiceKey::new(vip.octets(), SERVICE_PORT.to_be_bytes()), 0);
+        world.v4.services.insert(ServiceKey::new(vip.octets(), SERVICE_PORT.to_be_bytes()), 0);
     }
     for (slot, backend) in (0..).zip(slots()) {
         world.backends.insert(slot, backend);
@@ -161,8 +161,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// A flow, less its time.
-fn timeless((key, flow): (FlowKey, Flow)) -> ([u8; 12], Flow) {
-    let FlowKey { src, dst, src_port, dst_port } = key;
+fn timeless((key, flow): (FlowKey<Ipv4Bytes>, Flow<Ipv4Bytes>)) -> ([u8; 12], Flow<Ipv4Bytes>) {
+    let FlowKey { src, dst, src_port, dst_port, .. } = key;
     let key = [&src[..], &dst[..], &src_port[..], &dst_port[..]].concat();
     (key.try_into().unwrap(), Flow { last_seen: 0, ..flow })
 }
@@ -218,6 +218,7 @@ fn compare(kernel: &mut Kernel, history: Vec<Step>) -> Result<(), TestCaseError>
     }
     for (name, table) in [(FLOWS, FlowTable::Established), (HALF_OPEN, FlowTable::HalfOpen)] {
         let ours: BTreeMap<_, _> = world
+            .v4
             .flows(table)
             .into_iter()
             .map(timeless)

@@ -1,5 +1,6 @@
 //! The state that most cases begin with.
 
+use vipd_common::addr::Ipv4Bytes;
 use vipd_common::maps::{Address, FlowKey, ServiceState};
 use vipd_common::verdict::Verdict;
 
@@ -54,21 +55,17 @@ pub fn connect(kernel: &mut Kernel) {
 }
 
 /// The key of the client's half of that connection.
-pub fn client_key() -> FlowKey {
-    FlowKey {
-        src: CLIENT.octets(),
-        dst: VIP.octets(),
-        src_port: CLIENT_PORT.to_be_bytes(),
-        dst_port: SERVICE_PORT.to_be_bytes(),
-    }
+pub fn client_key() -> FlowKey<Ipv4Bytes> {
+    FlowKey::new(
+        (CLIENT.octets(), CLIENT_PORT.to_be_bytes()),
+        (VIP.octets(), SERVICE_PORT.to_be_bytes()),
+    )
 }
 
 /// The key of the master's half.
-pub fn backend_key() -> FlowKey {
-    FlowKey {
-        src: R1.octets(),
-        dst: DIRECTOR.octets(),
-        src_port: BACKEND_PORT.to_be_bytes(),
-        dst_port: CLIENT_PORT.to_be_bytes(),
-    }
+pub fn backend_key() -> FlowKey<Ipv4Bytes> {
+    FlowKey::new(
+        (R1.octets(), BACKEND_PORT.to_be_bytes()),
+        (DIRECTOR.octets(), CLIENT_PORT.to_be_bytes()),
+    )
 }

@@ -1,5 +1,6 @@
 //! Direct server return.
 
+use vipd_common::addr::Ipv4Bytes;
 use vipd_common::maps::{Address, Backend, FLOWS, ForwardMode, HALF_OPEN, ServiceState};
 use vipd_common::verdict::Verdict;
 
@@ -46,7 +47,10 @@ fn only_the_link_layer_addresses_change() {
         let out = sent_on(&frame, R1_MAC.0, DIRECTOR_MAC.0);
         kernel.expect(what, &frame, TO_BACKEND, &out);
     }
-    assert_eq!(kernel.flows(FLOWS).len() + kernel.flows(HALF_OPEN).len(), 0);
+    assert_eq!(
+        kernel.flows::<Ipv4Bytes>(FLOWS).len() + kernel.flows::<Ipv4Bytes>(HALF_OPEN).len(),
+        0
+    );
     assert_eq!(kernel.events().len(), 1);
 }
 

@@ -1,5 +1,6 @@
 //! A SYN flood.
 
+use vipd_common::addr::Ipv4Bytes;
 use vipd_common::maps::{DEFAULT_HALF_OPEN, FLOWS};
 use vipd_common::verdict::Verdict;
 
@@ -24,7 +25,7 @@ fn established_connections_survive_a_million_syns_from_random_sources() {
             assert_eq!(kernel.run(&segment.frame()).action, Xdp_::Tx);
         }
     }
-    assert_eq!(kernel.flows(FLOWS).len(), 2 * usize::from(CONNECTIONS));
+    assert_eq!(kernel.flows::<Ipv4Bytes>(FLOWS).len(), 2 * usize::from(CONNECTIONS));
 
     let before = kernel.count(Verdict::NatNew);
     let mut frame = Tcp::to_vip("S").frame();
@@ -43,7 +44,7 @@ fn established_connections_survive_a_million_syns_from_random_sources() {
     // Nearly all opened a connection; the rest hit on a source that was there.
     let opened = kernel.count(Verdict::NatNew) - before;
     assert!(opened > u64::from(FLOOD) * 98 / 100, "{opened}");
-    assert_eq!(kernel.flows(FLOWS).len(), 2 * usize::from(CONNECTIONS));
+    assert_eq!(kernel.flows::<Ipv4Bytes>(FLOWS).len(), 2 * usize::from(CONNECTIONS));
 
     for port in ports {
         let ask = client(Tcp::to_vip("PA").seq(1001, 5001), port).payload(b"PING\r\n");

@@ -1,20 +1,21 @@
 //! The real program and maps in the real kernel, run on one frame at a time by
 //! `BPF_PROG_TEST_RUN`.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::process::Command;
 
-use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{TestRun as _, Xdp};
 use aya::{Ebpf, EbpfLoader, TestRunOptions};
-use vipd_common::addr::{MacAddr, mapped};
+use vipd_common::addr::{Ipv4Bytes, Ipv6Bytes, MacAddr};
 use vipd_common::buckets::{Buckets, Entry};
 use vipd_common::maps::{
     self, Active, Address, AddressEntry, Backend, Counter, Flow, FlowKey, ForwardMode, Group,
     Interface, InterfaceEntry, KernelEvent, ServiceEntry, ServiceKey, ServiceState,
 };
 use vipd_common::verdict::Verdict;
+use vipd_common::wire::ip::Ip;
 
 /// `BPF_PROG_TEST_RUN` without a context takes frames to come in by the loopback interface.
 pub const INGRESS: u32 = 1;
@@ -80,13 +81,19 @@ impl Kernel {
         let object = object();
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(maps::FLOWS, flows)
+            .map_max_entries(maps::FLOWS6, flows)
             .map_max_entries(maps::HALF_OPEN, half_open)
+            .map_max_entries(maps::HALF_OPEN6, half_open)
             .load(&object)
             .unwrap_or_else(|error| panic!("loading the object: {error:?}"));
-        for name in ["vipd", "pass"] {
+        for name in ["vipd", "vipd6", "pass"] {
             let program: &mut Xdp = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap_or_else(|error| panic!("loading {name}: {error}"));
         }
+        let ipv6: &Xdp = ebpf.program("vipd6").unwrap().try_into().unwrap();
+        let ipv6 = ipv6.fd().unwrap().try_clone().unwrap();
+        let programs = ebpf.map_mut(maps::PROGRAMS).unwrap();
+        ProgramArray::try_from(programs).unwrap().set(maps::IPV6_PROGRAM, &ipv6, 0).unwrap();
         let mut kernel = Self { ebpf, counted: None };
         kernel.interface(INGRESS, own);
         kernel
@@ -103,16 +110,26 @@ impl Kernel {
         DevMapHash::try_from(map).unwrap().insert(ifindex, ifindex, None, 0).unwrap();
     }
 
-    pub fn address(&mut self, addr: Ipv4Addr, flags: u16) {
-        self.buckets::<AddressEntry>(maps::VIPS)
-            .insert(addr.octets(), Address::new(flags))
-            .unwrap();
+    pub fn address(&mut self, addr: impl Into<IpAddr>, flags: u16) {
+        self.put_address(addr.into(), Address::new(flags));
     }
 
     /// A VIP in mode `host`, for which `line` decides.
-    pub fn host_address(&mut self, addr: Ipv4Addr, flags: u16, line: u16) {
+    pub fn host_address(&mut self, addr: impl Into<IpAddr>, flags: u16, line: u16) {
         let address = Address { flags: flags | Address::HOST, service: line };
-        self.buckets::<AddressEntry>(maps::VIPS).insert(addr.octets(), address).unwrap();
+        self.put_address(addr.into(), address);
+    }
+
+    fn put_address(&mut self, addr: IpAddr, address: Address) {
+        match addr {
+            IpAddr::V4(addr) => {
+                self.buckets::<AddressEntry<_>>(maps::VIPS).insert(addr.octets(), address)
+            }
+            IpAddr::V6(addr) => {
+                self.buckets::<AddressEntry<_>>(maps::VIPS6).insert(addr.octets(), address)
+            }
+        }
+        .unwrap();
     }
 
     /// Lets it be announced until then.
@@ -128,9 +145,17 @@ impl Kernel {
         Array::<_, Group>::try_from(map).unwrap().set(index, group, 0).unwrap();
     }
 
-    pub fn service(&mut self, addr: Ipv4Addr, port: u16, index: u32) {
-        let key = ServiceKey::new(addr.octets(), port.to_be_bytes());
-        self.buckets::<ServiceEntry>(maps::SERVICES).insert(key, index).unwrap();
+    pub fn service(&mut self, addr: impl Into<IpAddr>, port: u16, index: u32) {
+        let port = port.to_be_bytes();
+        match addr.into() {
+            IpAddr::V4(addr) => self
+                .buckets::<ServiceEntry<_>>(maps::SERVICES)
+                .insert(ServiceKey::new(addr.octets(), port), index),
+            IpAddr::V6(addr) => self
+                .buckets::<ServiceEntry<_>>(maps::SERVICES6)
+                .insert(ServiceKey::new(addr.octets(), port), index),
+        }
+        .unwrap();
     }
 
     pub fn active(&mut self, service: u32, state: ServiceState, slot: u16, generation: u32) {
@@ -144,16 +169,16 @@ impl Kernel {
         Array::<_, Backend>::try_from(map).unwrap().set(u32::from(slot), backend, 0).unwrap();
     }
 
-    pub fn put_flow(&mut self, table: &str, key: FlowKey, flow: Flow) {
-        self.hash::<FlowKey, Flow>(table).insert(key, flow, 0).unwrap();
+    pub fn put_flow<A: Ip>(&mut self, table: &str, key: FlowKey<A>, flow: Flow<A>) {
+        self.hash::<FlowKey<A>, Flow<A>>(table).insert(key, flow, 0).unwrap();
     }
 
-    pub fn flow(&mut self, table: &str, key: FlowKey) -> Option<Flow> {
-        self.hash::<FlowKey, Flow>(table).get(&key, 0).ok()
+    pub fn flow<A: Ip>(&mut self, table: &str, key: FlowKey<A>) -> Option<Flow<A>> {
+        self.hash::<FlowKey<A>, Flow<A>>(table).get(&key, 0).ok()
     }
 
-    pub fn flows(&mut self, table: &str) -> Vec<(FlowKey, Flow)> {
-        self.hash::<FlowKey, Flow>(table).iter().map(|entry| entry.unwrap()).collect()
+    pub fn flows<A: Ip>(&mut self, table: &str) -> Vec<(FlowKey<A>, Flow<A>)> {
+        self.hash::<FlowKey<A>, Flow<A>>(table).iter().map(|entry| entry.unwrap()).collect()
     }
 
     /// The events that the kernel has reported since the last call.
@@ -241,10 +266,16 @@ impl Kernel {
     /// Removes every entry of the flow tables.
     pub fn forget_flows(&mut self) {
         for table in [maps::FLOWS, maps::HALF_OPEN] {
-            let keys: Vec<_> = self.flows(table).into_iter().map(|(key, _)| key).collect();
-            for key in keys {
-                self.hash::<FlowKey, Flow>(table).remove(&key).unwrap();
-            }
+            self.forget::<Ipv4Bytes>(table);
+        }
+        for table in [maps::FLOWS6, maps::HALF_OPEN6] {
+            self.forget::<Ipv6Bytes>(table);
+        }
+    }
+
+    fn forget<A: Ip>(&mut self, table: &str) {
+        for (key, _) in self.flows::<A>(table) {
+            self.hash::<FlowKey<A>, Flow<A>>(table).remove(&key).unwrap();
         }
     }
 
@@ -309,10 +340,15 @@ pub fn now() -> u64 {
 }
 
 /// A NAT backend on the ingress link, reached directly.
-pub fn nat_backend(addr: Ipv4Addr, port: u16, mac: MacAddr, source: Ipv4Addr) -> Backend {
+pub fn nat_backend(
+    addr: impl Into<IpAddr>,
+    port: u16,
+    mac: MacAddr,
+    source: impl Into<IpAddr>,
+) -> Backend {
     Backend {
-        addr: mapped(addr.octets()),
-        source: mapped(source.octets()),
+        addr: mapped(addr.into()),
+        source: mapped(source.into()),
         port: port.to_be_bytes(),
         next_hop: mac,
         own_mac: crate::frames::DIRECTOR_MAC,
@@ -321,6 +357,14 @@ pub fn nat_backend(addr: Ipv4Addr, port: u16, mac: MacAddr, source: Ipv4Addr) ->
         last_port: 65_535,
         ifindex: INGRESS,
         mode: ForwardMode::Nat as u32,
+    }
+}
+
+/// As the maps hold it.
+fn mapped(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),
+        IpAddr::V6(addr) => addr.octets(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Frames that are not what they say: never mis-parsed, never changed.
 
+use vipd_common::addr::Ipv4Bytes;
 use vipd_common::maps::{FLOWS, HALF_OPEN};
 use vipd_common::verdict::Verdict;
 
@@ -63,7 +64,7 @@ fn bad_ip_headers_are_dropped_at_a_vip_and_passed_to_the_host() {
         fix_ip_checksum_of(&mut frame);
         kernel.expect_untouched(what, &frame, HOST);
     }
-    assert_eq!(kernel.flows(HALF_OPEN).len(), 0);
+    assert_eq!(kernel.flows::<Ipv4Bytes>(HALF_OPEN).len(), 0);
 }
 
 fn fix_ip_checksum_of(frame: &mut [u8]) {
@@ -85,7 +86,7 @@ fn bad_tcp_headers_are_dropped_at_a_vip_and_passed_to_the_host() {
         fix_ip_checksum(&mut frame, 14);
         kernel.expect_untouched(what, &frame, HOST);
     }
-    assert_eq!(kernel.flows(HALF_OPEN).len(), 0);
+    assert_eq!(kernel.flows::<Ipv4Bytes>(HALF_OPEN).len(), 0);
 }
 
 #[test]
@@ -194,7 +195,10 @@ fn a_frame_cut_off_anywhere_is_never_forwarded_answered_or_changed() {
             kernel.expect_untouched(&format!("{what}, {length} bytes"), &frame[..length], expected);
         }
     }
-    assert_eq!((kernel.flows(FLOWS).len(), kernel.flows(HALF_OPEN).len()), (2, 0));
+    assert_eq!(
+        (kernel.flows::<Ipv4Bytes>(FLOWS).len(), kernel.flows::<Ipv4Bytes>(HALF_OPEN).len()),
+        (2, 0)
+    );
 }
 
 #[test]
@@ -231,5 +235,8 @@ fn a_datagram_that_ends_in_its_headers_is_never_forwarded_answered_or_changed() 
             }
         }
     }
-    assert_eq!((kernel.flows(FLOWS).len(), kernel.flows(HALF_OPEN).len()), (2, 0));
+    assert_eq!(
+        (kernel.flows::<Ipv4Bytes>(FLOWS).len(), kernel.flows::<Ipv4Bytes>(HALF_OPEN).len()),
+        (2, 0)
+    );
 }

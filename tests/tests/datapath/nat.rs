@@ -2,7 +2,10 @@
 
 use std::collections::HashSet;
 
-use vipd_common::maps::{Address, Backend, FLOWS, Flow, HALF_OPEN, KernelEvent, ServiceState};
+use vipd_common::addr::Ipv4Bytes;
+use vipd_common::maps::{
+    Address, Backend, FLOWS, Flow, HALF_OPEN, KernelEvent, ServiceState, direction, state,
+};
 use vipd_common::verdict::Verdict;
 
 use crate::director::{
@@ -227,13 +230,15 @@ fn a_repeated_syn_keeps_its_mapping() {
     for _ in 0..3 {
         kernel.expect("again", &syn.frame(), TO_BACKEND, &syn.at_r1(port).frame());
     }
-    assert_eq!(kernel.flows(HALF_OPEN).len(), 4);
+    assert_eq!(kernel.flows::<Ipv4Bytes>(HALF_OPEN).len(), 4);
 }
 
 #[test]
 fn only_the_ack_of_the_syn_ack_establishes() {
     let mut kernel = director();
-    let tables = |kernel: &mut Kernel| (kernel.flows(HALF_OPEN).len(), kernel.flows(FLOWS).len());
+    let tables = |kernel: &mut Kernel| {
+        (kernel.flows::<Ipv4Bytes>(HALF_OPEN).len(), kernel.flows::<Ipv4Bytes>(FLOWS).len())
+    };
     kernel.run(&Tcp::to_vip("S").frame());
     let early = Tcp::to_vip("A").seq(1001, 5001).frame();
     assert_eq!(kernel.run(&early).verdict, Verdict::NatToBackend);
@@ -256,7 +261,10 @@ fn only_the_ack_of_the_syn_ack_establishes() {
     assert_eq!(tables(&mut kernel), (0, 2));
     let client = kernel.flow(FLOWS, client_key()).unwrap();
     let backend = kernel.flow(FLOWS, backend_key()).unwrap();
-    assert_eq!((client.direction, backend.direction), (Flow::FROM_CLIENT, Flow::FROM_BACKEND));
+    assert_eq!(
+        (client.direction, backend.direction),
+        (direction::FROM_CLIENT, direction::FROM_BACKEND)
+    );
     assert_eq!((client.next_seq, backend.next_seq), (1007, 5001));
     assert_eq!(client.leaves.reversed(), backend_key());
     assert_eq!(backend.leaves.reversed(), client_key());
@@ -270,7 +278,7 @@ fn fin_and_rst_are_remembered_by_both_halves() {
     };
     let client_fin = Tcp::to_vip("FA").seq(1001, 5001).frame();
     let backend_fin = Tcp::from_r1("FA", CLIENT_PORT).seq(5001, 1002).frame();
-    let (fin, peer_fin, reset) = (Flow::FIN, Flow::PEER_FIN, Flow::RESET);
+    let (fin, peer_fin, reset) = (state::FIN, state::PEER_FIN, state::RESET);
 
     let mut kernel = director();
     connect(&mut kernel);
@@ -314,8 +322,8 @@ fn a_syn_reopens_what_is_over() {
         let out = syn.at_r1(CLIENT_PORT).frame();
         kernel.expect(what, &syn.frame(), (verdict, Xdp_::Tx), &out);
         let half_open = if verdict == Verdict::NatNew { 2 } else { 0 };
-        assert_eq!(kernel.flows(HALF_OPEN).len(), half_open, "{what}");
-        assert_eq!(kernel.flows(FLOWS).len(), 2 - half_open, "{what}");
+        assert_eq!(kernel.flows::<Ipv4Bytes>(HALF_OPEN).len(), half_open, "{what}");
+        assert_eq!(kernel.flows::<Ipv4Bytes>(FLOWS).len(), 2 - half_open, "{what}");
     }
 }
 
@@ -329,7 +337,8 @@ fn a_half_open_connection_is_forgotten_after_its_time() {
     }
     let syn = Tcp::to_vip("S").client(CLIENT_2, CLIENT_PORT);
     kernel.expect("its port", &syn.frame(), NEW, &syn.at_r1(CLIENT_PORT).frame());
-    let keys: HashSet<_> = kernel.flows(HALF_OPEN).into_iter().map(|(key, _)| key).collect();
+    let keys: HashSet<_> =
+        kernel.flows::<Ipv4Bytes>(HALF_OPEN).into_iter().map(|(key, _)| key).collect();
     assert!(keys.contains(&backend_key()) && !keys.contains(&client_key()));
     assert_eq!(keys.len(), 2);
 }

@@ -1,5 +1,6 @@
 //! What is not forwarded: resets and silence.
 
+use vipd_common::addr::Ipv4Bytes;
 use vipd_common::maps::{FLOWS, ServiceState};
 use vipd_common::verdict::Verdict;
 
@@ -167,7 +168,7 @@ fn a_packet_whose_time_to_live_ran_out_is_dropped() {
     let last = Tcp::to_vip("A").seq(1001, 5001).ttl(2);
     let out = last.at_r1(CLIENT_PORT).frame();
     kernel.expect("the last hop", &last.frame(), (Verdict::NatToBackend, Xdp_::Tx), &out);
-    assert_eq!(kernel.flows(FLOWS).len(), 2);
+    assert_eq!(kernel.flows::<Ipv4Bytes>(FLOWS).len(), 2);
 }
 
 #[test]
@@ -198,7 +199,7 @@ fn traffic_for_other_addresses_passes() {
         .udp(1, 2)
         .write(&mut v6, b"x")
         .unwrap();
-    kernel.expect_untouched("IPv6", &v6, (Verdict::NotOurs, Xdp_::Pass));
+    kernel.expect_untouched("IPv6", &v6, not_vip);
     let reply = Tcp {
         from: (CLIENT_MAC, CLIENT, 22),
         to: (DIRECTOR_MAC, crate::frames::DIRECTOR, 50_000),

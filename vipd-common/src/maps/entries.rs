@@ -1,30 +1,32 @@
 //! What stands in the tables of buckets.
 
 use super::{Address, Interface, MAX_INTERFACES, MAX_SERVICES, MAX_VIPS, ServiceKey};
-use crate::addr::{Ipv4Bytes, MacAddr};
+use crate::addr::MacAddr;
 use crate::buckets::{Entry, SPARE, mix};
+use crate::wire::ip::Ip;
 
-/// A VIP in [`VIPS`]. One aligned 64-bit word.
+/// A VIP in [`VIPS`] or [`VIPS6`]. For IPv4 one aligned 64-bit word.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct AddressEntry {
-    addr: Ipv4Bytes,
+pub struct AddressEntry<A: Ip> {
+    addr: A,
     address: Address,
+    zero: A::KeyPad,
 }
 
-impl Entry for AddressEntry {
-    type Key = Ipv4Bytes;
+impl<A: Ip> Entry for AddressEntry<A> {
+    type Key = A;
     type Value = Address;
     const BUCKETS: u32 = MAX_VIPS * SPARE;
-    const EMPTY: Self = Self { addr: [0; 4], address: Address::new(0) };
+    const EMPTY: Self = Self { addr: A::UNSPECIFIED, address: Address::new(0), zero: A::KEY_PAD };
 
     #[inline(always)]
-    fn new(addr: Ipv4Bytes, address: Address) -> Self {
-        Self { addr, address }
+    fn new(addr: A, address: Address) -> Self {
+        Self { addr, address, zero: A::KEY_PAD }
     }
 
     #[inline(always)]
-    fn key(&self) -> Ipv4Bytes {
+    fn key(&self) -> A {
         self.addr
     }
 
@@ -34,34 +36,35 @@ impl Entry for AddressEntry {
     }
 
     #[inline(always)]
-    fn hash(addr: &Ipv4Bytes) -> u32 {
-        mix(u32::from_ne_bytes(*addr))
+    fn hash(addr: &A) -> u32 {
+        addr.spread()
     }
 }
 
-/// A service in [`SERVICES`]. One aligned 64-bit word.
+/// A service in [`SERVICES`] or [`SERVICES6`]. For IPv4 one aligned 64-bit word.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ServiceEntry {
-    addr: Ipv4Bytes,
+pub struct ServiceEntry<A: Ip> {
+    addr: A,
     port: [u8; 2],
     index: u16,
+    zero: A::KeyPad,
 }
 
-impl Entry for ServiceEntry {
-    type Key = ServiceKey;
+impl<A: Ip> Entry for ServiceEntry<A> {
+    type Key = ServiceKey<A>;
     type Value = u32;
     const BUCKETS: u32 = MAX_SERVICES * SPARE;
-    const EMPTY: Self = Self { addr: [0; 4], port: [0; 2], index: 0 };
+    const EMPTY: Self = Self { addr: A::UNSPECIFIED, port: [0; 2], index: 0, zero: A::KEY_PAD };
 
-    /// `index` is below [`MAX_SERVICES`].
+    /// `index` is below [`super::MAX_LINES`].
     #[inline(always)]
-    fn new(key: ServiceKey, index: u32) -> Self {
-        Self { addr: key.addr, port: key.port, index: index as u16 }
+    fn new(key: ServiceKey<A>, index: u32) -> Self {
+        Self { addr: key.addr, port: key.port, index: index as u16, zero: A::KEY_PAD }
     }
 
     #[inline(always)]
-    fn key(&self) -> ServiceKey {
+    fn key(&self) -> ServiceKey<A> {
         ServiceKey::new(self.addr, self.port)
     }
 
@@ -71,8 +74,8 @@ impl Entry for ServiceEntry {
     }
 
     #[inline(always)]
-    fn hash(key: &ServiceKey) -> u32 {
-        mix(u32::from_ne_bytes(key.addr)) ^ mix(u16::from_ne_bytes(key.port) as u32)
+    fn hash(key: &ServiceKey<A>) -> u32 {
+        key.addr.spread() ^ mix(u16::from_ne_bytes(key.port) as u32)
     }
 }
 

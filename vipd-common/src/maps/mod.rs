@@ -11,10 +11,13 @@
 mod entries;
 mod flow;
 
-use crate::addr::{Ipv4Bytes, MacAddr};
+use crate::addr::{Ipv4Bytes, Ipv6Bytes, MacAddr};
+use crate::wire::ip::Ip;
 
 pub use entries::{AddressEntry, InterfaceEntry, ServiceEntry};
-pub use flow::{CLOSED_NS, CLOSING_NS, Flow, FlowKey, HALF_OPEN_NS, IDLE_NS, RESET_NS};
+pub use flow::{
+    CLOSED_NS, CLOSING_NS, Flow, FlowKey, HALF_OPEN_NS, IDLE_NS, RESET_NS, direction, state,
+};
 
 /// Version of everything in this module. It is the last component of the pin directory
 /// (`<pin_dir>/v<LAYOUT>`), so a map of another layout is never reused. Raise it with any change.
@@ -22,8 +25,12 @@ pub const LAYOUT: u32 = 2;
 
 /// `VIPS`: buckets, [`Ipv4Bytes`] -> [`Address`]. What the program does with frames for an address.
 pub const VIPS: &str = "VIPS";
+/// `VIPS6`: the same for [`Ipv6Bytes`].
+pub const VIPS6: &str = "VIPS6";
 /// `SERVICES`: buckets, [`ServiceKey`] -> service index (`u32`).
 pub const SERVICES: &str = "SERVICES";
+/// `SERVICES6`: the same for IPv6; the indexes are of one and the same [`ACTIVE`].
+pub const SERVICES6: &str = "SERVICES6";
 /// `ACTIVE`: array, line -> [`Active`]. The only thing a cutover writes. `BPF_F_MMAPABLE`:
 /// the daemon stores into the kernel's memory itself, so that a cutover is one atomic store and
 /// not a copy whose width is the kernel's choice.
@@ -37,6 +44,10 @@ pub const FLOWS: &str = "FLOWS";
 /// `HALF_OPEN`: like [`FLOWS`], for connections whose handshake is not complete. A SYN flood fills
 /// this table and leaves the other alone.
 pub const HALF_OPEN: &str = "HALF_OPEN";
+/// `FLOWS6`: like [`FLOWS`], for IPv6.
+pub const FLOWS6: &str = "FLOWS6";
+/// `HALF_OPEN6`: like [`HALF_OPEN`], for IPv6.
+pub const HALF_OPEN6: &str = "HALF_OPEN6";
 /// `INTERFACES`: buckets, interface index (`u32`) -> [`Interface`].
 pub const INTERFACES: &str = "INTERFACES";
 /// `PORTS`: devmap hash, interface index -> the same, for frames that leave by another interface.
@@ -52,18 +63,21 @@ pub const GROUPS: &str = "GROUPS";
 /// `LEASE`: array of one, CLOCK_MONOTONIC ns (`u64`) until which [`Address::HOST`] addresses may be
 /// announced. `BPF_F_MMAPABLE`: renewing it is one atomic store, like a cutover.
 pub const LEASE: &str = "LEASE";
+/// `PROGRAMS`: program array. At [`IPV6_PROGRAM`] is the program that the first one hands IPv6 over
+/// to.
+pub const PROGRAMS: &str = "PROGRAMS";
 /// `EVENTS`: ring buffer of [`KernelEvent`].
 pub const EVENTS: &str = "EVENTS";
 
 /// Every map by name, in no particular order: what is pinned, and what a restart expects.
-pub const ALL: [&str; 15] = [
-    VIPS, SERVICES, ACTIVE, BACKENDS, CONFIRMED, FLOWS, HALF_OPEN, INTERFACES, PORTS, COUNTERS,
-    FIRST, RIVAL_AT, GROUPS, LEASE, EVENTS,
+pub const ALL: [&str; 20] = [
+    VIPS, VIPS6, SERVICES, SERVICES6, ACTIVE, BACKENDS, CONFIRMED, FLOWS, FLOWS6, HALF_OPEN,
+    HALF_OPEN6, INTERFACES, PORTS, COUNTERS, FIRST, RIVAL_AT, GROUPS, LEASE, PROGRAMS, EVENTS,
 ];
 
-/// Entries in [`VIPS`].
+/// Entries in [`VIPS`], and in [`VIPS6`].
 pub const MAX_VIPS: u32 = 1024;
-/// Entries in [`SERVICES`].
+/// Entries in [`SERVICES`], and in [`SERVICES6`].
 pub const MAX_SERVICES: u32 = 1024;
 /// Entries in [`ACTIVE`], [`CONFIRMED`] and [`FIRST`]: a line for each service, for each address in
 /// mode `host` and for each member of a group.
@@ -74,10 +88,14 @@ pub const MAX_GROUPS: u32 = 256;
 pub const MAX_SLOTS: u32 = 8192;
 /// Entries in [`INTERFACES`] and [`PORTS`].
 pub const MAX_INTERFACES: u32 = 64;
-/// Entries in [`FLOWS`] unless configured: two a connection.
+/// Entries in [`FLOWS`], and in [`FLOWS6`], unless configured: two a connection.
 pub const DEFAULT_FLOWS: u32 = 131_072;
-/// Entries in [`HALF_OPEN`] unless configured: two a connection.
+/// Entries in [`HALF_OPEN`], and in [`HALF_OPEN6`], unless configured: two a connection.
 pub const DEFAULT_HALF_OPEN: u32 = 32_768;
+/// Entries in [`PROGRAMS`].
+pub const MAX_PROGRAMS: u32 = 1;
+/// Where the IPv6 program is in [`PROGRAMS`].
+pub const IPV6_PROGRAM: u32 = 0;
 /// Bytes of [`EVENTS`].
 pub const EVENTS_BYTES: u32 = 65_536;
 
@@ -132,22 +150,23 @@ impl Address {
 }
 
 /// Key of [`SERVICES`].
-#[repr(C, align(4))]
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
-pub struct ServiceKey {
+pub struct ServiceKey<A: Ip> {
     /// The VIP.
-    pub addr: Ipv4Bytes,
+    pub addr: A,
     /// The TCP port on it, big-endian.
     pub port: [u8; 2],
-    /// Always zero.
-    pub zero: [u8; 2],
+    zero: [u8; 2],
+    rest: A::KeyPad,
+    align: [A::Word; 0],
 }
 
-impl ServiceKey {
+impl<A: Ip> ServiceKey<A> {
     /// The key of a port on a VIP.
     #[inline(always)]
-    pub const fn new(addr: Ipv4Bytes, port: [u8; 2]) -> Self {
-        Self { addr, port, zero: [0; 2] }
+    pub const fn new(addr: A, port: [u8; 2]) -> Self {
+        Self { addr, port, zero: [0; 2], rest: A::KEY_PAD, align: [] }
     }
 }
 
@@ -370,15 +389,20 @@ impl KernelEvent {
 
 const _: () = {
     assert!(size_of::<Address>() == 4);
-    assert!(size_of::<ServiceKey>() == 8);
+    assert!(size_of::<ServiceKey<Ipv4Bytes>>() == 8);
+    assert!(size_of::<ServiceKey<Ipv6Bytes>>() == 24);
     assert!(size_of::<Active>() == 8);
     assert!(size_of::<Backend>() == 60);
     assert!(size_of::<Confirmed>() == 40);
-    assert!(size_of::<FlowKey>() == 12);
-    assert!(size_of::<Flow>() == 64);
+    assert!(size_of::<FlowKey<Ipv4Bytes>>() == 12);
+    assert!(size_of::<FlowKey<Ipv6Bytes>>() == 40);
+    assert!(size_of::<Flow<Ipv4Bytes>>() == 64);
+    assert!(size_of::<Flow<Ipv6Bytes>>() == 88);
     assert!(size_of::<Interface>() == 8);
-    assert!(size_of::<AddressEntry>() == 8);
-    assert!(size_of::<ServiceEntry>() == 8);
+    assert!(size_of::<AddressEntry<Ipv4Bytes>>() == 8);
+    assert!(size_of::<AddressEntry<Ipv6Bytes>>() == 24);
+    assert!(size_of::<ServiceEntry<Ipv4Bytes>>() == 8);
+    assert!(size_of::<ServiceEntry<Ipv6Bytes>>() == 24);
     assert!(size_of::<InterfaceEntry>() == 12);
     assert!(size_of::<Counter>() == 16);
     assert!(size_of::<Group>() == 64);
@@ -397,20 +421,24 @@ mod pod {
     }
     pod!(
         Address,
-        ServiceKey,
         Active,
         Backend,
         Confirmed,
-        FlowKey,
-        Flow,
         Interface,
-        AddressEntry,
-        ServiceEntry,
         InterfaceEntry,
         Counter,
         Group,
         KernelEvent
     );
+
+    /// SAFETY (all): as above, for either family.
+    macro_rules! pod_of {
+        ($($name:ident),*) => { $(
+            // SAFETY: see above.
+            unsafe impl<A: crate::wire::ip::Ip> aya::Pod for super::$name<A> {}
+        )* };
+    }
+    pod_of!(ServiceKey, FlowKey, Flow, AddressEntry, ServiceEntry);
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use crate::addr::MacAddr;
 
 /// EtherType of IPv4.
 pub const IPV4: [u8; 2] = [0x08, 0x00];
+/// EtherType of IPv6.
+pub const IPV6: [u8; 2] = [0x86, 0xdd];
 /// EtherType of ARP.
 pub const ARP: [u8; 2] = [0x08, 0x06];
 /// EtherType of an 802.1Q tag.

@@ -1,4 +1,4 @@
-//! ICMP for IPv4 (RFC 792).
+//! ICMP for IPv4 (RFC 792). ICMPv6 has the same header.
 
 use super::header;
 use crate::checksum::Delta;
@@ -29,17 +29,17 @@ header! {
 }
 
 impl IcmpHeader {
-    /// Turns an echo request into its reply.
+    /// Turns a message into one of another type.
     #[inline(always)]
-    pub fn answer_echo(&mut self) {
+    pub fn set_kind(&mut self, kind: u8) {
         let old = [self.kind, self.code];
-        self.kind = ECHO_REPLY;
+        self.kind = kind;
         self.checksum = Delta::new().word(old, [self.kind, self.code]).apply(self.checksum);
     }
+}
 
-    /// Whether this is an error that quotes the datagram it is about.
-    #[inline(always)]
-    pub const fn is_error(&self) -> bool {
-        matches!(self.kind, UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM)
-    }
+/// Whether a message of this type is an error that quotes the datagram it is about.
+#[inline(always)]
+pub const fn is_error(kind: u8) -> bool {
+    matches!(kind, UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM)
 }

@@ -1,13 +1,19 @@
 //! IPv4 (RFC 791).
 
-use super::header;
+use super::ip::{FULL_TTL, Ip, IpHeader};
+use super::{header, icmp};
 use crate::addr::Ipv4Bytes;
+use crate::buckets::mix;
 use crate::checksum::{Delta, Sum};
 
 /// Protocol number of ICMP.
 pub const PROTO_ICMP: u8 = 1;
 /// Protocol number of TCP.
 pub const PROTO_TCP: u8 = 6;
+/// Version 4, a header of five words.
+const PLAIN: u8 = 0x45;
+/// Don't fragment, offset zero.
+const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
 
 header! {
     /// An IPv4 header without options.
@@ -42,41 +48,16 @@ impl Ipv4Header {
         u16::from_be_bytes(self.total_len)
     }
 
-    /// Whether version and lengths are what they can be; `available` is the bytes from the header
-    /// on. It may have options.
+    /// Whether options follow.
     #[inline(always)]
-    pub const fn is_sound(&self, available: usize) -> bool {
-        let header = (self.version_ihl & 0x0f) as usize * 4;
-        let total = self.total_len() as usize;
-        self.version_ihl & 0xf0 == 0x40
-            && header >= size_of::<Self>()
-            && total >= header
-            && total <= available
+    pub const fn has_options(&self) -> bool {
+        self.version_ihl & 0x0f != PLAIN & 0x0f
     }
 
     /// Whether this is one fragment of a datagram: more-fragments set, or an offset.
     #[inline(always)]
     pub const fn is_fragment(&self) -> bool {
         u16::from_be_bytes(self.fragment) & 0x3fff != 0
-    }
-
-    /// Writes new addresses, and the checksum with them. Returns the change, which TCP's pseudo
-    /// header has as well.
-    #[inline(always)]
-    pub fn set_addresses(&mut self, src: Ipv4Bytes, dst: Ipv4Bytes) -> Delta {
-        let delta = Delta::new().dword(self.src, src).dword(self.dst, dst);
-        self.src = src;
-        self.dst = dst;
-        self.checksum = delta.apply(self.checksum);
-        delta
-    }
-
-    /// Takes one from the TTL. The caller has checked that it is above 1.
-    #[inline(always)]
-    pub fn decrement_ttl(&mut self) {
-        let old = [self.ttl, self.protocol];
-        self.ttl = self.ttl.wrapping_sub(1);
-        self.checksum = Delta::new().word(old, [self.ttl, self.protocol]).apply(self.checksum);
     }
 
     /// Computes the checksum of a header vipd wrote itself.
@@ -93,11 +74,146 @@ impl Ipv4Header {
             .dword(self.dst)
             .checksum();
     }
+}
 
-    /// Whether `addr` can't be a sender on a wire: 0/8, 127/8, 224/4 and above.
+impl IpHeader for Ipv4Header {
+    type Addr = Ipv4Bytes;
+
+    const ETHERTYPE: [u8; 2] = super::eth::IPV4;
+    const ICMP: u8 = PROTO_ICMP;
+    const ECHO_REQUEST: u8 = icmp::ECHO_REQUEST;
+    const ECHO_REPLY: u8 = icmp::ECHO_REPLY;
+
     #[inline(always)]
-    pub const fn is_unicast_source(addr: Ipv4Bytes) -> bool {
-        addr[0] != 0 && addr[0] != 127 && addr[0] < 224
+    fn src(&self) -> Ipv4Bytes {
+        self.src
+    }
+
+    #[inline(always)]
+    fn dst(&self) -> Ipv4Bytes {
+        self.dst
+    }
+
+    #[inline(always)]
+    fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    #[inline(always)]
+    fn payload_len(&self) -> u16 {
+        self.total_len().wrapping_sub(size_of::<Self>() as u16)
+    }
+
+    #[inline(always)]
+    fn ttl(&self) -> u8 {
+        self.ttl
+    }
+
+    #[inline(always)]
+    fn set_ttl(&mut self, ttl: u8) {
+        let old = [self.ttl, self.protocol];
+        self.ttl = ttl;
+        self.checksum = Delta::new().word(old, [self.ttl, self.protocol]).apply(self.checksum);
+    }
+
+    #[inline(always)]
+    fn decrement_ttl(&mut self) {
+        self.set_ttl(self.ttl.wrapping_sub(1));
+    }
+
+    #[inline(always)]
+    fn set_addresses(&mut self, src: Ipv4Bytes, dst: Ipv4Bytes) -> Delta {
+        let delta = Delta::new().dword(self.src, src).dword(self.dst, dst);
+        self.src = src;
+        self.dst = dst;
+        self.checksum = delta.apply(self.checksum);
+        delta
+    }
+
+    #[inline(always)]
+    fn checksum(&self) -> [u8; 2] {
+        self.checksum
+    }
+
+    #[inline(always)]
+    fn is_sound(&self, available: usize) -> bool {
+        let header = (self.version_ihl & 0x0f) as usize * 4;
+        let total = self.total_len() as usize;
+        self.version_ihl & 0xf0 == PLAIN & 0xf0
+            && header >= size_of::<Self>()
+            && total >= header
+            && total <= available
+    }
+
+    #[inline(always)]
+    fn is_plain_tcp(&self) -> bool {
+        self.version_ihl == PLAIN && self.protocol == PROTO_TCP && !self.is_fragment()
+    }
+
+    #[inline(always)]
+    fn answer(&self, protocol: u8, payload_len: u16) -> Self {
+        let mut answer = Self {
+            version_ihl: PLAIN,
+            tos: 0,
+            total_len: (size_of::<Self>() as u16 + payload_len).to_be_bytes(),
+            id: [0; 2],
+            fragment: DONT_FRAGMENT,
+            ttl: FULL_TTL,
+            protocol,
+            checksum: [0; 2],
+            src: self.dst,
+            dst: self.src,
+        };
+        answer.fill_checksum();
+        answer
+    }
+
+    #[inline(always)]
+    fn is_icmp_error(kind: u8) -> bool {
+        icmp::is_error(kind)
+    }
+
+    /// ICMP's checksum covers the message only (RFC 792).
+    #[inline(always)]
+    fn in_icmp(_addresses: Delta) -> Delta {
+        Delta::new()
+    }
+}
+
+impl Ip for Ipv4Bytes {
+    type Word = u32;
+    type KeyPad = [u8; 0];
+    type FlowPad = [u8; 4];
+    type Header = Ipv4Header;
+
+    const KEY_PAD: [u8; 0] = [];
+    const FLOW_PAD: [u8; 4] = [0; 4];
+    const UNSPECIFIED: Self = [0; 4];
+
+    #[inline(always)]
+    fn mapped(self) -> [u8; 16] {
+        crate::addr::mapped(self)
+    }
+
+    #[inline(always)]
+    fn unmapped(mapped: [u8; 16]) -> Self {
+        crate::addr::unmapped(mapped)
+    }
+
+    /// Not of 0/8, 127/8, 224/4 or above.
+    #[inline(always)]
+    fn is_unicast_source(self) -> bool {
+        self[0] != 0 && self[0] != 127 && self[0] < 224
+    }
+
+    #[inline(always)]
+    fn spread(self) -> u32 {
+        mix(u32::from_ne_bytes(self))
+    }
+
+    #[inline(always)]
+    fn add_to(self, sum: Sum) -> Sum {
+        sum.dword(self)
     }
 }
 
@@ -151,8 +267,8 @@ mod tests {
     #[test]
     fn only_unicast_can_send() {
         for bad in [[0, 0, 0, 0], [127, 0, 0, 1], [224, 0, 0, 1], [255, 255, 255, 255]] {
-            assert!(!Ipv4Header::is_unicast_source(bad));
+            assert!(!bad.is_unicast_source());
         }
-        assert!(Ipv4Header::is_unicast_source([10, 0, 0, 1]));
+        assert!([10, 0, 0, 1].is_unicast_source());
     }
 }

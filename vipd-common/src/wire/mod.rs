@@ -7,7 +7,11 @@
 pub mod arp;
 pub mod eth;
 pub mod icmp;
+pub mod icmp6;
+pub mod ip;
 pub mod ipv4;
+pub mod ipv6;
+pub mod ndp;
 pub mod tcp;
 
 /// A header that may be laid over any bytes of its size.

@@ -1,7 +1,7 @@
 //! TCP (RFC 9293).
 
 use super::header;
-use crate::addr::Ipv4Bytes;
+use super::ip::Ip;
 use crate::checksum::{Delta, Sum};
 
 /// No more data from the sender.
@@ -38,7 +38,7 @@ header! {
 }
 
 header! {
-    /// The first eight bytes, which every ICMP error must quote (RFC 792).
+    /// The first eight bytes, which every ICMP error must quote (RFC 792; in IPv6 there is more).
     TcpQuote, 8, {
         /// Source port.
         src: [u8; 2],
@@ -88,7 +88,7 @@ impl TcpHeader {
     ///
     /// `src` and `dst` are the answered datagram's addresses.
     #[inline(always)]
-    pub fn reset(&self, payload: u16, src: Ipv4Bytes, dst: Ipv4Bytes) -> Option<Self> {
+    pub fn reset<A: Ip>(&self, payload: u16, src: A, dst: A) -> Option<Self> {
         if self.has(RST) {
             return None;
         }
@@ -109,9 +109,8 @@ impl TcpHeader {
             reset.ack = self.next_seq(payload).to_be_bytes();
             reset.flags = RST | ACK;
         }
-        reset.checksum = Sum::new()
-            .dword(dst)
-            .dword(src)
+        reset.checksum = src
+            .add_to(dst.add_to(Sum::new()))
             .word([0, super::ipv4::PROTO_TCP])
             .word([0, 20])
             .word(reset.src)

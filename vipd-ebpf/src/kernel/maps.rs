@@ -8,21 +8,30 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_F_MMAPABLE, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use aya_ebpf::helpers::generated::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, DevMapHash, LruHashMap, PerCpuArray, RingBuf};
-use vipd_common::addr::{Ipv4Bytes, MacAddr};
+use aya_ebpf::maps::{Array, DevMapHash, LruHashMap, PerCpuArray, ProgramArray, RingBuf};
+use aya_ebpf::programs::XdpContext;
+use vipd_common::addr::{Ipv4Bytes, Ipv6Bytes, MacAddr};
 use vipd_common::buckets::{Bucket, Entry};
 use vipd_common::maps::{
     Active, Address, AddressEntry, Backend, Confirmed, Counter, DEFAULT_FLOWS, DEFAULT_HALF_OPEN,
-    EVENTS_BYTES, Flow, FlowKey, Group, InterfaceEntry, KernelEvent, MAX_GROUPS, MAX_INTERFACES,
-    MAX_LINES, MAX_SLOTS, RIVAL_INTERVAL_NS, ServiceEntry, ServiceKey,
+    EVENTS_BYTES, Flow, FlowKey, Group, IPV6_PROGRAM, InterfaceEntry, KernelEvent, MAX_GROUPS,
+    MAX_INTERFACES, MAX_LINES, MAX_PROGRAMS, MAX_SLOTS, RIVAL_INTERVAL_NS, ServiceEntry,
+    ServiceKey,
 };
 use vipd_common::verdict::Verdict;
-use vipd_ebpf::tables::{FlowTable, Tables};
+use vipd_common::wire::ip::Ip;
+use vipd_ebpf::tables::{Draft, FlowTable, Tables, TablesOf};
 
 #[map]
-static VIPS: Array<Bucket<AddressEntry>> = Array::with_max_entries(AddressEntry::BUCKETS, 0);
+static VIPS: Vips<Ipv4Bytes> = Array::with_max_entries(AddressEntry::<Ipv4Bytes>::BUCKETS, 0);
 #[map]
-static SERVICES: Array<Bucket<ServiceEntry>> = Array::with_max_entries(ServiceEntry::BUCKETS, 0);
+static VIPS6: Vips<Ipv6Bytes> = Array::with_max_entries(AddressEntry::<Ipv6Bytes>::BUCKETS, 0);
+#[map]
+static SERVICES: Services<Ipv4Bytes> =
+    Array::with_max_entries(ServiceEntry::<Ipv4Bytes>::BUCKETS, 0);
+#[map]
+static SERVICES6: Services<Ipv6Bytes> =
+    Array::with_max_entries(ServiceEntry::<Ipv6Bytes>::BUCKETS, 0);
 #[map]
 static ACTIVE: Array<u64> = Array::with_max_entries(MAX_LINES, BPF_F_MMAPABLE);
 #[map]
@@ -30,9 +39,13 @@ static BACKENDS: Array<Backend> = Array::with_max_entries(MAX_SLOTS, 0);
 #[map]
 static CONFIRMED: Array<Confirmed> = Array::with_max_entries(MAX_LINES, 0);
 #[map]
-static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(DEFAULT_FLOWS, 0);
+static FLOWS: Flows<Ipv4Bytes> = LruHashMap::with_max_entries(DEFAULT_FLOWS, 0);
 #[map]
-static HALF_OPEN: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(DEFAULT_HALF_OPEN, 0);
+static FLOWS6: Flows<Ipv6Bytes> = LruHashMap::with_max_entries(DEFAULT_FLOWS, 0);
+#[map]
+static HALF_OPEN: Flows<Ipv4Bytes> = LruHashMap::with_max_entries(DEFAULT_HALF_OPEN, 0);
+#[map]
+static HALF_OPEN6: Flows<Ipv6Bytes> = LruHashMap::with_max_entries(DEFAULT_HALF_OPEN, 0);
 #[map]
 static INTERFACES: Array<Bucket<InterfaceEntry>> =
     Array::with_max_entries(InterfaceEntry::BUCKETS, 0);
@@ -51,8 +64,27 @@ static LEASE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
 
+/// For this program alone: nothing in it outlives a packet.
+#[map]
+static ROOM: PerCpuArray<Draft<Ipv4Bytes>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static ROOM6: PerCpuArray<Draft<Ipv6Bytes>> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(MAX_PROGRAMS, 0);
+
+type Vips<A> = Array<Bucket<AddressEntry<A>>>;
+type Services<A> = Array<Bucket<ServiceEntry<A>>>;
+type Flows<A> = LruHashMap<FlowKey<A>, Flow<A>>;
+
 /// The kernel's maps.
 pub struct Maps;
+
+/// Goes on in the IPv6 program; returns only if there is none.
+#[inline(always)]
+pub fn run_ipv6_program(ctx: &XdpContext) {
+    // SAFETY: the other program has the same type; nothing here waits to be dropped.
+    unsafe { PROGRAMS.tail_call(ctx, IPV6_PROGRAM) }
+}
 
 /// Adds a frame of `bytes` to a verdict's counter.
 #[inline(always)]
@@ -72,35 +104,85 @@ pub fn redirect(ifindex: u32) -> u32 {
     PORTS.redirect(ifindex, u64::from(XDP_ABORTED)).unwrap_or_else(|action| action)
 }
 
-/// A flow in its table.
+/// A value in its map.
 ///
 /// Both halves of a connection may be changed on two CPUs at once. Each field is one aligned
 /// store, and none decides more than how long the entry lives, so the last writer may win.
-pub struct FlowRef(NonNull<Flow>);
+pub struct Ref<V>(NonNull<V>);
 
-impl Deref for FlowRef {
-    type Target = Flow;
+impl<V> Deref for Ref<V> {
+    type Target = V;
 
     #[inline(always)]
-    fn deref(&self) -> &Flow {
+    fn deref(&self) -> &V {
         // SAFETY: the kernel keeps map values alive until the program ends (RCU).
         unsafe { self.0.as_ref() }
     }
 }
 
-impl DerefMut for FlowRef {
+impl<V> DerefMut for Ref<V> {
     #[inline(always)]
-    fn deref_mut(&mut self) -> &mut Flow {
+    fn deref_mut(&mut self) -> &mut V {
         // SAFETY: as above; see the type for concurrent writers.
         unsafe { self.0.as_mut() }
     }
 }
 
-#[inline(always)]
-fn table(which: FlowTable) -> &'static LruHashMap<FlowKey, Flow> {
-    match which {
-        FlowTable::Established => &FLOWS,
-        FlowTable::HalfOpen => &HALF_OPEN,
+/// The maps that each family has for itself.
+pub trait Family: Ip {
+    fn vips() -> &'static Vips<Self>;
+    fn services() -> &'static Services<Self>;
+    fn flows(which: FlowTable) -> &'static Flows<Self>;
+    fn room() -> &'static PerCpuArray<Draft<Self>>;
+}
+
+impl Family for Ipv4Bytes {
+    #[inline(always)]
+    fn vips() -> &'static Vips<Self> {
+        &VIPS
+    }
+
+    #[inline(always)]
+    fn services() -> &'static Services<Self> {
+        &SERVICES
+    }
+
+    #[inline(always)]
+    fn flows(which: FlowTable) -> &'static Flows<Self> {
+        match which {
+            FlowTable::Established => &FLOWS,
+            FlowTable::HalfOpen => &HALF_OPEN,
+        }
+    }
+
+    #[inline(always)]
+    fn room() -> &'static PerCpuArray<Draft<Self>> {
+        &ROOM
+    }
+}
+
+impl Family for Ipv6Bytes {
+    #[inline(always)]
+    fn vips() -> &'static Vips<Self> {
+        &VIPS6
+    }
+
+    #[inline(always)]
+    fn services() -> &'static Services<Self> {
+        &SERVICES6
+    }
+
+    #[inline(always)]
+    fn flows(which: FlowTable) -> &'static Flows<Self> {
+        match which {
+            FlowTable::Established => &FLOWS6,
+            FlowTable::HalfOpen => &HALF_OPEN6,
+        }
+    }
+
+    #[inline(always)]
+    fn room() -> &'static PerCpuArray<Draft<Self>> {
+        &ROOM6
     }
 }
 
@@ -112,21 +194,9 @@ fn get<E: Entry>(table: &Array<Bucket<E>>, key: &E::Key) -> Option<E::Value> {
 }
 
 impl Tables for Maps {
-    type FlowRef<'a> = FlowRef;
-
-    #[inline(always)]
-    fn address(&self, addr: Ipv4Bytes) -> Option<Address> {
-        get(&VIPS, &addr)
-    }
-
     #[inline(always)]
     fn interface(&self, ifindex: u32) -> Option<MacAddr> {
         get(&INTERFACES, &ifindex).map(|interface| interface.mac)
-    }
-
-    #[inline(always)]
-    fn service(&self, key: &ServiceKey) -> Option<u32> {
-        get(&SERVICES, key)
     }
 
     #[inline(always)]
@@ -156,27 +226,6 @@ impl Tables for Maps {
             Some(lease) => unsafe { lease.read_volatile() },
             None => 0,
         }
-    }
-
-    #[inline(always)]
-    fn flow(&self, which: FlowTable, key: &FlowKey) -> Option<FlowRef> {
-        table(which).get_ptr_mut(key).and_then(NonNull::new).map(FlowRef)
-    }
-
-    #[inline(always)]
-    fn put_flow(&self, which: FlowTable, key: &FlowKey, flow: &Flow) -> bool {
-        table(which).insert(key, flow, u64::from(BPF_ANY)).is_ok()
-    }
-
-    #[inline(always)]
-    fn add_flow(&self, which: FlowTable, key: &FlowKey, flow: &Flow) -> bool {
-        table(which).insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
-    }
-
-    #[inline(always)]
-    fn remove_flow(&self, which: FlowTable, key: &FlowKey) {
-        // Not there is what was wanted.
-        let _ = table(which).remove(key);
     }
 
     #[inline(always)]
@@ -237,6 +286,48 @@ impl Tables for Maps {
             mac,
             zero: [0; 2],
         });
+    }
+}
+
+impl<A: Family> TablesOf<A> for Maps {
+    type FlowRef<'a> = Ref<Flow<A>>;
+    type Room<'a> = Ref<Draft<A>>;
+
+    #[inline(always)]
+    fn address(&self, addr: A) -> Option<Address> {
+        get(A::vips(), &addr)
+    }
+
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey<A>) -> Option<u32> {
+        get(A::services(), key)
+    }
+
+    #[inline(always)]
+    fn room(&self) -> Option<Ref<Draft<A>>> {
+        // This CPU's own, and XDP programs are not re-entered on a CPU.
+        A::room().get_ptr_mut(0).and_then(NonNull::new).map(Ref)
+    }
+
+    #[inline(always)]
+    fn flow(&self, which: FlowTable, key: &FlowKey<A>) -> Option<Ref<Flow<A>>> {
+        A::flows(which).get_ptr_mut(key).and_then(NonNull::new).map(Ref)
+    }
+
+    #[inline(always)]
+    fn put_flow(&self, which: FlowTable, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+        A::flows(which).insert(key, flow, u64::from(BPF_ANY)).is_ok()
+    }
+
+    #[inline(always)]
+    fn add_flow(&self, which: FlowTable, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+        A::flows(which).insert(key, flow, u64::from(BPF_NOEXIST)).is_ok()
+    }
+
+    #[inline(always)]
+    fn remove_flow(&self, which: FlowTable, key: &FlowKey<A>) {
+        // Not there is what was wanted.
+        let _ = A::flows(which).remove(key);
     }
 }
 

@@ -17,8 +17,27 @@ use packet::XdpFrame;
 #[xdp]
 pub fn vipd(ctx: XdpContext) -> u32 {
     let mut frame = XdpFrame::new(ctx);
+    run(&mut frame, |frame| {
+        program::run(frame, &Maps).unwrap_or_else(|| {
+            maps::run_ipv6_program(frame.context());
+            // It isn't there: only before the daemon has opened its maps.
+            Verdict::NotOurs
+        })
+    })
+}
+
+/// Where [`vipd`] goes on with IPv6.
+#[xdp]
+pub fn vipd6(ctx: XdpContext) -> u32 {
+    let mut frame = XdpFrame::new(ctx);
+    run(&mut frame, |frame| program::run_ipv6(frame, &Maps))
+}
+
+/// Counts a frame's verdict and does what it says.
+#[inline(always)]
+fn run(frame: &mut XdpFrame, program: impl FnOnce(&mut XdpFrame) -> Verdict) -> u32 {
     let (arrived, ingress) = (frame.length() as u64, frame.ifindex());
-    let verdict = program::run(&mut frame, &Maps);
+    let verdict = program(frame);
     let (verdict, action) = match verdict.action() {
         Action::Pass => (verdict, XDP_PASS),
         Action::Drop => (verdict, XDP_DROP),

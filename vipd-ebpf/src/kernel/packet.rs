@@ -17,6 +17,12 @@ impl XdpFrame {
         Self { ctx, egress: 0 }
     }
 
+    /// What the kernel gave the program.
+    #[inline(always)]
+    pub fn context(&self) -> &XdpContext {
+        &self.ctx
+    }
+
     /// Index of the interface it leaves by, if it is forwarded.
     #[inline(always)]
     pub fn egress(&self) -> u32 {
@@ -56,8 +62,12 @@ impl Frame for XdpFrame {
     }
 
     #[inline(always)]
-    fn truncate(&mut self, length: usize) -> Result<(), ResizeFailed> {
-        let delta = length as i32 - self.length() as i32;
+    fn resize(&mut self, length: usize) -> Result<(), ResizeFailed> {
+        // Kept from being reckoned together with `length`, in an order that the verifier, for which
+        // the ends are pointers, would refuse.
+        // SAFETY: a local variable.
+        let present = unsafe { (&raw const *&self.length()).read_volatile() };
+        let delta = length as i32 - present as i32;
         // SAFETY: the helper checks the bounds; pointers into the frame are re-read by `at`.
         match unsafe { bpf_xdp_adjust_tail(self.ctx.as_ptr().cast(), delta) } {
             0 => Ok(()),

@@ -133,11 +133,14 @@ fn is_reset(verdict: Verdict) -> bool {
 fn world() -> World {
     let mut world = World::default();
     world.interfaces.insert(1, OWN);
-    world.addresses.insert(NAT_VIP, Address::new(Address::NAT | Address::ANNOUNCE | Address::ECHO));
-    world.addresses.insert(DSR_VIP, Address::new(Address::DSR | Address::ECHO));
-    world.addresses.insert(SOURCE, Address::new(Address::SOURCE));
+    world
+        .v4
+        .addresses
+        .insert(NAT_VIP, Address::new(Address::NAT | Address::ANNOUNCE | Address::ECHO));
+    world.v4.addresses.insert(DSR_VIP, Address::new(Address::DSR | Address::ECHO));
+    world.v4.addresses.insert(SOURCE, Address::new(Address::SOURCE));
     for vip in [NAT_VIP, DSR_VIP] {
-        world.services.insert(ServiceKey::new(vip, SERVICE_PORT.to_be_bytes()), 0);
+        world.v4.services.insert(ServiceKey::new(vip, SERVICE_PORT.to_be_bytes()), 0);
     }
     for slot in 0..SLOTS {
         world.backends.insert(slot, backend(slot));

@@ -12,6 +12,8 @@ use crate::frame::{Frame, ResizeFailed};
 const HEADROOM: usize = 256;
 /// What the kernel keeps there for itself (`struct xdp_frame`, rounded up).
 const RESERVED: usize = 64;
+/// What may be added behind a frame; a page has more left behind those that are lengthened.
+const TAILROOM: usize = 64;
 
 /// A frame with headroom, as XDP has it.
 pub struct Buffer {
@@ -61,11 +63,11 @@ impl Frame for Buffer {
         self.egress = ifindex;
     }
 
-    fn truncate(&mut self, length: usize) -> Result<(), ResizeFailed> {
-        if length < EthHeader::LEN || length > self.length() {
+    fn resize(&mut self, length: usize) -> Result<(), ResizeFailed> {
+        if length < EthHeader::LEN || length > self.length() + TAILROOM {
             return Err(ResizeFailed);
         }
-        self.bytes.truncate(self.start + length);
+        self.bytes.resize(self.start + length, 0);
         Ok(())
     }
 

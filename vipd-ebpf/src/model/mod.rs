@@ -10,7 +10,7 @@ mod world;
 
 pub use exercise::exercise;
 pub use frame::Buffer;
-pub use world::World;
+pub use world::{Family, World};
 
 use std::vec::Vec;
 
@@ -32,6 +32,7 @@ pub struct Outcome {
 /// Runs the program on a frame that comes in by interface `ifindex`.
 pub fn run(world: &World, ifindex: u32, frame: &[u8]) -> Outcome {
     let mut buffer = Buffer::new(frame, ifindex);
-    let verdict = program::run(&mut buffer, world);
+    let verdict =
+        program::run(&mut buffer, world).unwrap_or_else(|| program::run_ipv6(&mut buffer, world));
     Outcome { verdict, egress: buffer.egress(), frame: buffer.into_bytes() }
 }

@@ -4,12 +4,12 @@ use std::vec::Vec;
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
-use vipd_common::addr::{MacAddr, mapped};
+use vipd_common::addr::{Ipv4Bytes, MacAddr, mapped};
 use vipd_common::maps::{Active, Address, Backend, FlowKey, ForwardMode, ServiceKey, ServiceState};
 use vipd_common::verdict::{Action, Verdict};
 
 use super::{World, exercise, run};
-use crate::tables::{FlowTable, Tables as _};
+use crate::tables::{FlowTable, TablesOf as _};
 
 const OWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x50]);
 const PEER: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x10]);
@@ -21,9 +21,9 @@ const BACKEND: ([u8; 4], u16) = ([198, 18, 0, 101], 8000);
 fn world() -> World {
     let mut world = World::default();
     world.interfaces.insert(1, OWN);
-    world.addresses.insert(VIP.0, Address::new(Address::NAT));
-    world.addresses.insert(SOURCE, Address::new(Address::SOURCE));
-    world.services.insert(ServiceKey::new(VIP.0, VIP.1.to_be_bytes()), 0);
+    world.v4.addresses.insert(VIP.0, Address::new(Address::NAT));
+    world.v4.addresses.insert(SOURCE, Address::new(Address::SOURCE));
+    world.v4.services.insert(ServiceKey::new(VIP.0, VIP.1.to_be_bytes()), 0);
     world.active.insert(0, Active::new(ServiceState::Up, 1, 1));
     world.backends.insert(1, backend());
     world
@@ -122,8 +122,8 @@ proptest! {
         let world = world();
         let source = connect(&world, CLIENT, isn);
         prop_assert_eq!(source, (SOURCE, CLIENT.1));
-        prop_assert_eq!(world.flows(FlowTable::Established).len(), 2);
-        prop_assert_eq!(world.flows(FlowTable::HalfOpen).len(), 0);
+        prop_assert_eq!(world.v4.flows(FlowTable::Established).len(), 2);
+        prop_assert_eq!(world.v4.flows(FlowTable::HalfOpen).len(), 0);
         let (mut client, mut backend) = (isn.0.wrapping_add(1), isn.1.wrapping_add(1));
         for (from_client, payload) in turns {
             let seen = if from_client {
@@ -182,7 +182,7 @@ fn a_robbed_half_open_client_never_sends_into_the_new_connection() {
     forwarded(&world, &syn(quick), Verdict::NatNew);
     let outcome = run(&world, 1, &segment(slow, VIP, "A", (2, 1), b"INFO"));
     assert_eq!(outcome.verdict, Verdict::NoFlowReset);
-    assert_eq!(world.flows(FlowTable::HalfOpen).len(), 2);
+    assert_eq!(world.v4.flows(FlowTable::HalfOpen).len(), 2);
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn a_table_that_takes_no_more_leaves_nothing_behind() {
     world.flow_capacity = 1;
     let frame = segment(CLIENT, VIP, "S", (1, 0), &[]);
     assert_eq!(run(&world, 1, &frame).verdict, Verdict::FlowTableFull);
-    assert_eq!(world.flows(FlowTable::HalfOpen), []);
+    assert_eq!(world.v4.flows(FlowTable::HalfOpen), []);
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn a_flow_that_outlived_its_time_gives_its_port_away() {
     assert_eq!(run(&world, 1, &syn).verdict, Verdict::NoSourcePort);
     world.now += vipd_common::maps::RESET_NS + 1;
     assert_eq!(run(&world, 1, &syn).verdict, Verdict::NatNew);
-    assert_eq!(world.flows(FlowTable::Established), []);
+    assert_eq!(world.v4.flows(FlowTable::Established), []);
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn a_connection_whose_backend_half_was_evicted_is_reset_instead_of_hanging() {
     world.now += SECOND;
     let query = segment(CLIENT, VIP, "A", (2, 3), b"PING");
     assert_eq!(run(&world, 1, &query).verdict, Verdict::NoFlowReset);
-    assert_eq!(world.flows(FlowTable::Established), []);
+    assert_eq!(world.v4.flows(FlowTable::Established), []);
 }
 
 #[test]
@@ -265,11 +265,6 @@ fn replies_follow_a_client_to_another_interface() {
 const SECOND: u64 = 1_000_000_000;
 
 /// The key of the backend's half of a connection from `source`.
-fn reply_key(source: ([u8; 4], u16)) -> FlowKey {
-    FlowKey {
-        src: BACKEND.0,
-        dst: source.0,
-        src_port: BACKEND.1.to_be_bytes(),
-        dst_port: source.1.to_be_bytes(),
-    }
+fn reply_key(source: ([u8; 4], u16)) -> FlowKey<Ipv4Bytes> {
+    FlowKey::new((BACKEND.0, BACKEND.1.to_be_bytes()), (source.0, source.1.to_be_bytes()))
 }

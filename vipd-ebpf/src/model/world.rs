@@ -1,29 +1,31 @@
 //! The maps in memory.
 
+use std::boxed::Box;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::vec::Vec;
 
-use vipd_common::addr::{Ipv4Bytes, MacAddr};
+use vipd_common::addr::{Ipv4Bytes, Ipv6Bytes, MacAddr};
 use vipd_common::maps::{
     Active, Address, Backend, Flow, FlowKey, Group, KernelEvent, RIVAL_INTERVAL_NS, ServiceKey,
 };
+use vipd_common::wire::ip::Ip;
 
-use crate::tables::{FlowTable, Tables};
+use crate::tables::{Draft, FlowTable, Tables, TablesOf};
 
-type Flows = RefCell<HashMap<FlowKey, Rc<Cell<Flow>>>>;
+type Flows<A> = RefCell<HashMap<FlowKey<A>, Rc<Cell<Flow<A>>>>>;
 
 /// Everything the program reads and writes beside its frame. What the daemon writes is public; a
 /// flow table refuses new entries beyond `flow_capacity` instead of dropping old ones.
 pub struct World {
-    /// `VIPS`.
-    pub addresses: HashMap<Ipv4Bytes, Address>,
+    /// The maps of IPv4.
+    pub v4: Family<Ipv4Bytes>,
+    /// The maps of IPv6.
+    pub v6: Family<Ipv6Bytes>,
     /// `INTERFACES`.
     pub interfaces: HashMap<u32, MacAddr>,
-    /// `SERVICES`.
-    pub services: HashMap<ServiceKey, u32>,
     /// `ACTIVE`.
     pub active: HashMap<u32, Active>,
     /// `BACKENDS`.
@@ -36,8 +38,6 @@ pub struct World {
     pub now: u64,
     /// Entries that each flow table holds at most.
     pub flow_capacity: usize,
-    established: Flows,
-    half_open: Flows,
     chance: Cell<u64>,
     first: RefCell<HashMap<u32, u32>>,
     rival_at: Cell<u64>,
@@ -47,9 +47,9 @@ pub struct World {
 impl Default for World {
     fn default() -> Self {
         Self {
-            addresses: HashMap::new(),
+            v4: Family::default(),
+            v6: Family::default(),
             interfaces: HashMap::new(),
-            services: HashMap::new(),
             active: HashMap::new(),
             backends: HashMap::new(),
             groups: HashMap::new(),
@@ -57,8 +57,6 @@ impl Default for World {
             // Well after boot: nothing in the tables is from before it.
             now: 1 << 50,
             flow_capacity: usize::MAX,
-            established: Flows::default(),
-            half_open: Flows::default(),
             chance: Cell::new(0x9e37_79b9_7f4a_7c15),
             first: RefCell::default(),
             rival_at: Cell::new(0),
@@ -67,18 +65,34 @@ impl Default for World {
     }
 }
 
-impl World {
+/// The maps that each family has for itself.
+pub struct Family<A: Ip> {
+    /// `VIPS`.
+    pub addresses: HashMap<A, Address>,
+    /// `SERVICES`.
+    pub services: HashMap<ServiceKey<A>, u32>,
+    established: Flows<A>,
+    half_open: Flows<A>,
+}
+
+impl<A: Ip> Default for Family<A> {
+    fn default() -> Self {
+        Self {
+            addresses: HashMap::new(),
+            services: HashMap::new(),
+            established: Flows::default(),
+            half_open: Flows::default(),
+        }
+    }
+}
+
+impl<A: Ip> Family<A> {
     /// The entries of a flow table, in no particular order.
-    pub fn flows(&self, table: FlowTable) -> Vec<(FlowKey, Flow)> {
+    pub fn flows(&self, table: FlowTable) -> Vec<(FlowKey<A>, Flow<A>)> {
         self.table(table).borrow().iter().map(|(key, flow)| (*key, flow.get())).collect()
     }
 
-    /// The events reported since the last call.
-    pub fn take_events(&self) -> Vec<KernelEvent> {
-        self.events.take()
-    }
-
-    fn table(&self, table: FlowTable) -> &Flows {
+    fn table(&self, table: FlowTable) -> &Flows<A> {
         match table {
             FlowTable::Established => &self.established,
             FlowTable::HalfOpen => &self.half_open,
@@ -86,46 +100,61 @@ impl World {
     }
 }
 
-/// A flow in its table, or, as in the kernel, what was one when it was looked up: it may be removed
-/// meanwhile. Several may be alive at once, so this one works on a copy and puts that back.
-pub struct FlowRef {
-    entry: Rc<Cell<Flow>>,
-    flow: Flow,
+impl World {
+    /// The events reported since the last call.
+    pub fn take_events(&self) -> Vec<KernelEvent> {
+        self.events.take()
+    }
 }
 
-impl Deref for FlowRef {
-    type Target = Flow;
+/// A [`World`] has both.
+pub trait HasFamily<A: Ip> {
+    /// Its maps.
+    fn family(&self) -> &Family<A>;
+}
 
-    fn deref(&self) -> &Flow {
+impl HasFamily<Ipv4Bytes> for World {
+    fn family(&self) -> &Family<Ipv4Bytes> {
+        &self.v4
+    }
+}
+
+impl HasFamily<Ipv6Bytes> for World {
+    fn family(&self) -> &Family<Ipv6Bytes> {
+        &self.v6
+    }
+}
+
+/// A flow in its table, or, as in the kernel, what was one when it was looked up: it may be removed
+/// meanwhile. Several may be alive at once, so this one works on a copy and puts that back.
+pub struct FlowRef<A: Ip> {
+    entry: Rc<Cell<Flow<A>>>,
+    flow: Flow<A>,
+}
+
+impl<A: Ip> Deref for FlowRef<A> {
+    type Target = Flow<A>;
+
+    fn deref(&self) -> &Flow<A> {
         &self.flow
     }
 }
 
-impl DerefMut for FlowRef {
-    fn deref_mut(&mut self) -> &mut Flow {
+impl<A: Ip> DerefMut for FlowRef<A> {
+    fn deref_mut(&mut self) -> &mut Flow<A> {
         &mut self.flow
     }
 }
 
-impl Drop for FlowRef {
+impl<A: Ip> Drop for FlowRef<A> {
     fn drop(&mut self) {
         self.entry.set(self.flow);
     }
 }
 
 impl Tables for World {
-    type FlowRef<'a> = FlowRef;
-
-    fn address(&self, addr: Ipv4Bytes) -> Option<Address> {
-        self.addresses.get(&addr).copied()
-    }
-
     fn interface(&self, ifindex: u32) -> Option<MacAddr> {
         self.interfaces.get(&ifindex).copied()
-    }
-
-    fn service(&self, key: &ServiceKey) -> Option<u32> {
-        self.services.get(key).copied()
     }
 
     fn active(&self, service: u32) -> Active {
@@ -142,28 +171,6 @@ impl Tables for World {
 
     fn lease(&self) -> u64 {
         self.lease
-    }
-
-    fn flow(&self, table: FlowTable, key: &FlowKey) -> Option<FlowRef> {
-        let entry = self.table(table).borrow().get(key).cloned()?;
-        Some(FlowRef { flow: entry.get(), entry })
-    }
-
-    fn put_flow(&self, table: FlowTable, key: &FlowKey, flow: &Flow) -> bool {
-        let mut table = self.table(table).borrow_mut();
-        if table.len() >= self.flow_capacity && !table.contains_key(key) {
-            return false;
-        }
-        table.insert(*key, Rc::new(Cell::new(*flow)));
-        true
-    }
-
-    fn add_flow(&self, table: FlowTable, key: &FlowKey, flow: &Flow) -> bool {
-        !self.table(table).borrow().contains_key(key) && self.put_flow(table, key, flow)
-    }
-
-    fn remove_flow(&self, table: FlowTable, key: &FlowKey) {
-        self.table(table).borrow_mut().remove(key);
     }
 
     fn now(&self) -> u64 {
@@ -211,5 +218,47 @@ impl Tables for World {
             mac,
             zero: [0; 2],
         });
+    }
+}
+
+impl<A: Ip> TablesOf<A> for World
+where
+    Self: HasFamily<A>,
+{
+    type FlowRef<'a> = FlowRef<A>;
+    type Room<'a> = Box<Draft<A>>;
+
+    fn address(&self, addr: A) -> Option<Address> {
+        self.family().addresses.get(&addr).copied()
+    }
+
+    fn service(&self, key: &ServiceKey<A>) -> Option<u32> {
+        self.family().services.get(key).copied()
+    }
+
+    fn room(&self) -> Option<Box<Draft<A>>> {
+        Some(Box::new(Draft::EMPTY))
+    }
+
+    fn flow(&self, table: FlowTable, key: &FlowKey<A>) -> Option<FlowRef<A>> {
+        let entry = self.family().table(table).borrow().get(key).cloned()?;
+        Some(FlowRef { flow: entry.get(), entry })
+    }
+
+    fn put_flow(&self, table: FlowTable, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+        let mut table = self.family().table(table).borrow_mut();
+        if table.len() >= self.flow_capacity && !table.contains_key(key) {
+            return false;
+        }
+        table.insert(*key, Rc::new(Cell::new(*flow)));
+        true
+    }
+
+    fn add_flow(&self, table: FlowTable, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+        !self.family().table(table).borrow().contains_key(key) && self.put_flow(table, key, flow)
+    }
+
+    fn remove_flow(&self, table: FlowTable, key: &FlowKey<A>) {
+        self.family().table(table).borrow_mut().remove(key);
     }
 }

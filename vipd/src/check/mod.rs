@@ -6,9 +6,10 @@
 //!
 //! ```text
 //! config ──▶ Facts::gather ──▶ judge ──▶ Report
-//!              kernel, pins, interfaces, vips, sentinels, nodes
+//!              kernel, pins, interfaces, vips, host, sentinels, nodes
 //! ```
 
+mod host;
 mod interfaces;
 mod kernel;
 mod nodes;
@@ -52,6 +53,7 @@ struct Facts {
     addresses: Vec<HostAddress>,
     /// Every interface's name, by index.
     names: BTreeMap<u32, String>,
+    host: host::Facts,
     local_ports: LocalPorts,
     probes: Vec<Probe>,
     sentinels: Result<Vec<Inspection>, String>,
@@ -91,6 +93,7 @@ impl Facts {
             interfaces,
             addresses,
             names: links.into_iter().map(|link| (link.ifindex, link.name)).collect(),
+            host: host::Facts::gather(&config.daemon.interfaces),
             local_ports: LocalPorts::gather(),
             probes,
             sentinels,
@@ -135,6 +138,8 @@ fn judge(config: &Config, facts: &Facts) -> Report {
             node: &|mac| facts.nodes.at(mac).map(|node| node.to_string()),
         }));
     }
+    let context = host::Context { config, named: &named, addresses: &facts.addresses };
+    findings.extend(host::judge(&facts.host, &context));
     findings.extend(vips::judge_sources(
         &preview.sources,
         &facts.addresses,
@@ -160,7 +165,7 @@ fn actual(pins: &pins::Facts) -> Option<&Actual> {
     pins.inspection()?.actual.as_ref()
 }
 
-/// This configuration's vipd, or what it left behind, answers ARP for `vip` on each interface.
+/// This configuration's vipd, or what it left behind, answers for `vip` on each interface.
 fn is_announced(vip: IpAddr, pins: &pins::Facts, interfaces: &[Interface]) -> bool {
     let answered = actual(pins)
         .and_then(|actual| actual.addresses.get(&vip))

@@ -281,9 +281,7 @@ fn way(
     is_master: bool,
 ) -> Finding {
     let bad = severity_of(is_master);
-    if let IpAddr::V4(ip) = node.ip()
-        && context.config.vips.iter().any(|vip| vip.address == ip)
-    {
+    if context.config.vips.iter().any(|vip| vip.address == node.ip()) {
         return Finding::fail(subject, "Sentinel names a VIP as the node's address").advise(
             "have Sentinel monitor the nodes by their own addresses, and drop replica-announce-ip",
         );
@@ -306,6 +304,8 @@ fn way(
             let interface = (context.interface)(hop.ifindex);
             Finding::ok(subject, format!("next hop {}{by} on {interface}{vlan}", hop.mac))
         }
+        // A service that XDP would have to forward has found no way to it, which was told above.
+        Some(Err(Unreachable::Local)) => Finding::ok(subject, "runs on this host"),
         Some(Err(why)) => Finding::new(bad, subject, format!("no next hop: {why}")),
         None => Finding::new(bad, subject, "no next hop: not found out"),
     }
@@ -325,7 +325,9 @@ fn no_way(
         (plan::Unreachable::NextHopUnknown, Some(Err(reason))) => {
             let finding = Finding::new(bad, subject, format!("no next hop: {reason}"));
             match reason {
-                Unreachable::Local => finding.advise("run vipd on a host of its own"),
+                Unreachable::Local => {
+                    finding.advise("run vipd on a host of its own, or use mode \"host\"")
+                }
                 Unreachable::Unresolved { .. } | Unreachable::NoRoute => {
                     finding.advise("see `ip route get` and `ip neigh`; is its host up?")
                 }

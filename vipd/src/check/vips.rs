@@ -12,10 +12,11 @@ use vipd_common::addr::MacAddr;
 
 use super::report::Finding;
 use crate::announce::{self, Occupancy, Port};
-use crate::config::{PortRange, Vip};
-use crate::netdev::HostAddress;
+use crate::config::{Mode, PortRange, Vip};
+use crate::host_address::LOOPBACK;
+use crate::netdev::{HostAddress, is_link_local};
 
-/// ARP probes on their way at once.
+/// Probes on their way at once.
 const PROBES_AT_ONCE: usize = 256;
 /// What was not asked by then is not known.
 const PROBING: Duration = Duration::from_secs(10);
@@ -39,7 +40,7 @@ pub(super) struct Situation<'a> {
     pub(super) name: &'a dyn Fn(u32) -> String,
     /// Indexes of the configured interfaces.
     pub(super) configured: &'a BTreeSet<u32>,
-    /// This configuration's vipd answers ARP for it already.
+    /// This configuration's vipd answers for it already.
     pub(super) announced: bool,
     /// About any VIP.
     pub(super) probes: &'a [Probe],
@@ -71,16 +72,35 @@ pub(super) fn judge(situation: &Situation<'_>) -> Vec<Finding> {
     let address = situation.vip.address;
     let subject = format!("VIP {address}");
     if let Some(own) = situation.host.iter().find(|own| own.address == address) {
-        let name = (situation.name)(own.ifindex);
-        return vec![
-            Finding::fail(&subject, format!("is an address of this host, on {name}")).advise(
-                format!("`ip address del {address}/{} dev {name}`, or another VIP", own.prefix),
-            ),
-        ];
+        let mut findings = vec![own_address(&subject, situation, own)];
+        if situation.vip.mode == Mode::Host {
+            findings.extend(not_on_link(&subject, situation));
+        }
+        return findings;
     }
     let mut findings: Vec<Finding> = occupancy(&subject, situation);
     findings.extend(not_on_link(&subject, situation));
     findings
+}
+
+/// It is on this host already: as it should be, or not.
+fn own_address(subject: &str, situation: &Situation<'_>, own: &HostAddress) -> Finding {
+    let name = (situation.name)(own.ifindex);
+    let HostAddress { address, prefix, .. } = own;
+    let remove = format!("`ip address del {address}/{prefix} dev {name}`");
+    match situation.vip.mode {
+        Mode::Nat | Mode::Dsr => {
+            Finding::fail(subject, format!("is an address of this host, on {name}"))
+                .advise(format!("{remove}, or another VIP"))
+        }
+        // The kernel's own neighbour solicitations come from it, and name this host as its place.
+        Mode::Real if address.is_ipv6() && own.ifindex != LOOPBACK => Finding::fail(
+            subject,
+            format!("is on {name}, where the kernel speaks from it, and not on lo"),
+        )
+        .advise(format!("{remove}: `vipd run` puts it on lo")),
+        Mode::Host | Mode::Real => Finding::ok(subject, format!("is held by this host, on {name}")),
+    }
 }
 
 fn occupancy(subject: &str, situation: &Situation<'_>) -> Vec<Finding> {
@@ -93,7 +113,7 @@ fn occupancy(subject: &str, situation: &Situation<'_>) -> Vec<Finding> {
         .iter()
         .filter_map(|probe| match &probe.outcome {
             Ok(Occupancy::Free) => None,
-            Ok(Occupancy::InUse { mac }) => Some(in_use(subject, situation, probe, *mac)),
+            Ok(Occupancy::InUse { mac }) => in_use(subject, situation, probe, *mac),
             Err(why) => Some(Finding::fail(
                 subject,
                 format!("cannot ask the link on {} who has it: {why}", probe.interface),
@@ -102,31 +122,67 @@ fn occupancy(subject: &str, situation: &Situation<'_>) -> Vec<Finding> {
         .collect();
     if findings.is_empty() && !probes.is_empty() {
         let on: Vec<_> = probes.iter().map(|probe| probe.interface.as_str()).collect();
-        findings
-            .push(Finding::ok(subject, format!("free on {}: nobody answers ARP", on.join(", "))));
+        findings.push(unanswered(subject, situation.vip, &on.join(", ")));
     }
     findings
 }
 
-fn in_use(subject: &str, situation: &Situation<'_>, probe: &Probe, mac: MacAddr) -> Finding {
+/// Nobody answers for it.
+fn unanswered(subject: &str, vip: &Vip, on: &str) -> Finding {
+    let question = if vip.address.is_ipv4() { "ARP" } else { "neighbour discovery" };
+    match vip.mode {
+        Mode::Nat | Mode::Dsr | Mode::Host => {
+            Finding::ok(subject, format!("free on {on}: nobody answers {question}"))
+        }
+        Mode::Real => {
+            Finding::warn(subject, format!("no director: nobody answers {question} for it on {on}"))
+                .advise("start vipd with mode \"dsr\" on the director, or is it behind a router?")
+        }
+    }
+}
+
+/// `None` where that is as it should be, and somebody else's finding.
+fn in_use(
+    subject: &str,
+    situation: &Situation<'_>,
+    probe: &Probe,
+    mac: MacAddr,
+) -> Option<Finding> {
     let node = (situation.node)(mac);
     let whose = node.as_ref().map(|node| format!(", the Redis host {node}")).unwrap_or_default();
-    let finding =
-        Finding::fail(subject, format!("is in use on {} by {mac}{whose}", probe.interface));
-    finding.advise(match (situation.vip.mode, node) {
-        (crate::config::Mode::Dsr, Some(_)) => {
-            "that host may hold the VIP, but must not answer ARP for it: arp_ignore = 1 and \
-             arp_announce = 2 there, and the VIP as a /32 on lo"
+    let text = format!("is in use on {} by {mac}{whose}", probe.interface);
+    Some(match (situation.vip.mode, node) {
+        (Mode::Host, Some(_)) => {
+            Finding::ok(subject, format!("is on {} at {mac}{whose}", probe.interface))
         }
-        _ => "take it off that host, or choose another VIP; `vipd run` waits until it is free",
+        (Mode::Real, None) => Finding::ok(
+            subject,
+            format!("is answered for on {} by {mac}, the director", probe.interface),
+        ),
+        (Mode::Dsr | Mode::Real, Some(_)) => Finding::fail(subject, text).advise(
+            "that host may hold the VIP, but must not answer for it: run vipd with mode \"real\" \
+             there; or, in IPv4, arp_ignore = 1 and arp_announce = 2, and the VIP as a /32 on lo",
+        ),
+        (Mode::Nat, _) | (Mode::Dsr | Mode::Host, None) => Finding::fail(subject, text).advise(
+            "take it off that host, or choose another VIP; `vipd run` waits until it is free",
+        ),
     })
 }
 
-/// A client on the link asks for it by ARP only if it lies in the link's network.
+/// A client on the link asks the link for it only if it lies in the link's network.
 fn not_on_link(subject: &str, situation: &Situation<'_>) -> Option<Finding> {
-    let on: Vec<&HostAddress> =
-        situation.host.iter().filter(|host| situation.configured.contains(&host.ifindex)).collect();
     let vip = situation.vip.address;
+    // In mode `real` that is the director's business.
+    if situation.vip.mode == Mode::Real {
+        return None;
+    }
+    let on: Vec<&HostAddress> = situation
+        .host
+        .iter()
+        .filter(|host| situation.configured.contains(&host.ifindex))
+        .filter(|host| host.address.is_ipv4() == vip.is_ipv4() && !is_link_local(host.address))
+        .filter(|host| host.address != vip)
+        .collect();
     if on.iter().any(|host| contains(host.address, host.prefix, vip)) {
         return None;
     }
@@ -237,7 +293,7 @@ fn parse_reserved(text: &str) -> Option<PortRange> {
 mod tests {
     use super::super::report::Severity::{self, Fail, Ok as Good, Warn};
     use super::*;
-    use crate::config::{Mode, Source};
+    use crate::config::Source;
     use std::net::Ipv4Addr;
 
     const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 250));
@@ -285,6 +341,43 @@ mod tests {
                 node: &|_| (mode == Mode::Dsr).then(|| "198.18.0.101".to_owned()),
             });
             assert_eq!(worst(&found), Some(severity), "{text}: {found:?}");
+            assert!(found.iter().any(|it| it.text.contains(text)), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn each_situation_of_a_vip_that_hosts_hold_has_its_line() {
+        let vip6: IpAddr = "fd98:18::250".parse().expect("an address");
+        let on = |address, ifindex| HostAddress { address, prefix: 64, ifindex };
+        let lan = [own(HOST, 24), on("fd98:18::50".parse().expect("an address"), 2)];
+        let with = |address, ifindex| [lan[0], lan[1], on(address, ifindex)].to_vec();
+        let free = Ok(Occupancy::Free);
+        let taken = Ok(Occupancy::InUse { mac: RIVAL });
+        for (mode, address, host, answer, by_node, severity, text) in [
+            (Mode::Host, vip6, lan.to_vec(), &free, false, Good, "nobody answers neighbour"),
+            (Mode::Host, VIP, lan.to_vec(), &taken, true, Good, "is on eth0 at 02:00"),
+            (Mode::Host, VIP, lan.to_vec(), &taken, false, Fail, "is in use on eth0 by"),
+            (Mode::Host, vip6, with(vip6, 2), &free, false, Good, "is held by this host, on eth0"),
+            (Mode::Host, VIP, vec![own(VIP, 32)], &free, false, Warn, "in no network"),
+            (Mode::Host, vip6, vec![lan[0]], &free, false, Warn, "in no network of the"),
+            (Mode::Real, VIP, lan.to_vec(), &taken, false, Good, "by 02:00:00:00:00:42, the dir"),
+            (Mode::Real, VIP, lan.to_vec(), &taken, true, Fail, "the Redis host 198.18.0.101"),
+            (Mode::Real, vip6, vec![], &free, false, Warn, "no director"),
+            (Mode::Real, vip6, with(vip6, 1), &free, false, Good, "is held by this host, on lo"),
+            (Mode::Real, vip6, with(vip6, 2), &free, false, Fail, "the kernel speaks from it"),
+            (Mode::Real, VIP, with(VIP, 2), &free, false, Good, "is held by this host, on eth0"),
+            (Mode::Nat, vip6, with(vip6, 2), &free, false, Fail, "is an address of this host"),
+        ] {
+            let found = judge(&Situation {
+                vip: &Vip { address, ..vip(mode) },
+                host: &host,
+                name: &|ifindex| if ifindex == 1 { "lo" } else { "eth0" }.to_owned(),
+                configured: &BTreeSet::from([2]),
+                announced: false,
+                probes: &[Probe { vip: address, ..asked(answer.clone()) }],
+                node: &|_| by_node.then(|| "198.18.0.101".to_owned()),
+            });
+            assert_eq!(worst(&found), Some(severity), "{mode:?}, {text}: {found:?}");
             assert!(found.iter().any(|it| it.text.contains(text)), "{text}: {found:?}");
         }
     }

@@ -4,12 +4,14 @@
 use std::path::Path;
 
 use aya::maps::{MapError, MapInfo, MapType};
+use vipd_common::addr::{Ipv4Bytes, Ipv6Bytes};
 use vipd_common::buckets::{Bucket, Entry};
 use vipd_common::maps::{
     self, Active, AddressEntry, Backend, Confirmed, Counter, Flow, FlowKey, Group, InterfaceEntry,
     ServiceEntry,
 };
 use vipd_common::verdict::Verdict;
+use vipd_common::wire::ip::Ip;
 
 use super::{DatapathError, OpenSettings};
 
@@ -39,6 +41,18 @@ fn buckets<E: Entry>(name: &'static str) -> Expected {
     }
 }
 
+/// A flow table, with the key that configures it: two entries a connection.
+fn flows<A: Ip>(name: &'static str, (key, connections): (&'static str, u32)) -> Expected {
+    Expected {
+        name,
+        kind: MapType::LruHash,
+        key: size_of::<FlowKey<A>>(),
+        value: size_of::<Flow<A>>(),
+        max_entries: connections.saturating_mul(2),
+        configured: Some((key, 2)),
+    }
+}
+
 /// Every map of [`maps::ALL`] as this configuration needs it.
 pub(super) fn expected(settings: &OpenSettings) -> [Expected; maps::ALL.len()] {
     let map = |name, kind, key, value, max_entries| Expected {
@@ -49,28 +63,24 @@ pub(super) fn expected(settings: &OpenSettings) -> [Expected; maps::ALL.len()] {
         max_entries,
         configured: None,
     };
-    let flows = |name, config_key, connections: u32| Expected {
-        configured: Some((config_key, 2)),
-        ..map(
-            name,
-            MapType::LruHash,
-            size_of::<FlowKey>(),
-            size_of::<Flow>(),
-            connections.saturating_mul(2),
-        )
-    };
+    let connections = ("max_connections", settings.max_connections);
+    let half_open = ("max_half_open", settings.max_half_open);
     let array = MapType::Array;
     let index = size_of::<u32>();
     // Devmap values carry a program id since Linux 5.8.
     let port = if aya::features().devmap_prog_id() { 8 } else { 4 };
     [
-        buckets::<AddressEntry>(maps::VIPS),
-        buckets::<ServiceEntry>(maps::SERVICES),
+        buckets::<AddressEntry<Ipv4Bytes>>(maps::VIPS),
+        buckets::<AddressEntry<Ipv6Bytes>>(maps::VIPS6),
+        buckets::<ServiceEntry<Ipv4Bytes>>(maps::SERVICES),
+        buckets::<ServiceEntry<Ipv6Bytes>>(maps::SERVICES6),
         map(maps::ACTIVE, array, index, size_of::<Active>(), maps::MAX_LINES),
         map(maps::BACKENDS, array, index, size_of::<Backend>(), maps::MAX_SLOTS),
         map(maps::CONFIRMED, array, index, size_of::<Confirmed>(), maps::MAX_LINES),
-        flows(maps::FLOWS, "max_connections", settings.max_connections),
-        flows(maps::HALF_OPEN, "max_half_open", settings.max_half_open),
+        flows::<Ipv4Bytes>(maps::FLOWS, connections),
+        flows::<Ipv6Bytes>(maps::FLOWS6, connections),
+        flows::<Ipv4Bytes>(maps::HALF_OPEN, half_open),
+        flows::<Ipv6Bytes>(maps::HALF_OPEN6, half_open),
         buckets::<InterfaceEntry>(maps::INTERFACES),
         map(maps::PORTS, MapType::DevMapHash, index, port, maps::MAX_INTERFACES),
         map(maps::COUNTERS, MapType::PerCpuArray, index, size_of::<Counter>(), Verdict::COUNT),
@@ -78,6 +88,7 @@ pub(super) fn expected(settings: &OpenSettings) -> [Expected; maps::ALL.len()] {
         map(maps::RIVAL_AT, array, index, size_of::<u64>(), 1),
         map(maps::GROUPS, array, index, size_of::<Group>(), maps::MAX_GROUPS),
         map(maps::LEASE, array, index, size_of::<u64>(), 1),
+        map(maps::PROGRAMS, MapType::ProgramArray, index, size_of::<u32>(), maps::MAX_PROGRAMS),
         map(maps::EVENTS, MapType::RingBuf, 0, 0, maps::EVENTS_BYTES),
     ]
 }
@@ -172,7 +183,7 @@ mod tests {
         let of = |name| {
             expected(&settings).into_iter().find(|map| map.name == name).expect(name).max_entries
         };
-        assert_eq!(of(maps::FLOWS), 2_000);
-        assert_eq!(of(maps::HALF_OPEN), u32::MAX);
+        assert_eq!((of(maps::FLOWS), of(maps::FLOWS6)), (2_000, 2_000));
+        assert_eq!((of(maps::HALF_OPEN), of(maps::HALF_OPEN6)), (u32::MAX, u32::MAX));
     }
 }

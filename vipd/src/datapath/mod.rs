@@ -10,7 +10,8 @@
 //! ```
 //!
 //! A vipd that dies leaves them, and with them the traffic it carried. The next one loads its own
-//! program on the pinned maps and swaps it into the pinned link in one atomic update.
+//! program on the pinned maps and swaps it into the pinned link in one atomic update, after its IPv6
+//! half has taken the old one's place in PROGRAMS.
 //!
 //! # A start, in order
 //!
@@ -21,7 +22,7 @@
 
 use std::path::{Path, PathBuf};
 
-use aya::maps::{MapData, RingBuf};
+use aya::maps::{MapData, ProgramArray, RingBuf};
 use aya::programs::Xdp;
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
@@ -55,10 +56,12 @@ pub use trial::{try_load, unusable_pins};
 use events::Logger;
 use tables::Tables;
 
-/// The embedded BPF object: programs [`PROGRAM`] and [`PASS`], maps [`maps::ALL`].
+/// The embedded BPF object: programs [`PROGRAM`], [`IPV6_PROGRAM`] and [`PASS`], maps [`maps::ALL`].
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VIPD_BPF_OBJECT"));
 /// The program that is attached.
 pub const PROGRAM: &str = "vipd";
+/// Where [`PROGRAM`] goes on with IPv6, by a tail call through [`maps::PROGRAMS`].
+pub const IPV6_PROGRAM: &str = "vipd6";
 /// An empty program: the floor of a benchmark, and what a veth peer needs for XDP_TX to reach it.
 pub const PASS: &str = "pass";
 
@@ -135,7 +138,10 @@ impl Datapath {
         for map in &expected {
             map.check_made(&pins.layout.join(map.name))?;
         }
-        program(&mut ebpf)?.load().map_err(DatapathError::load)?;
+        load(&mut ebpf)?;
+        // Before the program is attached; one of an earlier vipd that still is goes on in the new
+        // one from now on, on the same maps.
+        link_ipv6(&mut ebpf)?;
         let logger = Logger::of(&mut ebpf);
         let events = ebpf
             .take_map(maps::EVENTS)
@@ -268,7 +274,7 @@ impl Pass {
     pub fn attach(interface: &str) -> Result<Self, DatapathError> {
         let mut loader = EbpfLoader::new();
         // Nothing of its own uses the big tables.
-        loader.map_max_entries(maps::FLOWS, 1_024).map_max_entries(maps::HALF_OPEN, 1_024);
+        shrink(&mut loader);
         let mut ebpf = loader.load(OBJECT).map_err(DatapathError::load)?;
         let program = xdp(&mut ebpf, PASS)?;
         program.load().map_err(DatapathError::load)?;
@@ -329,6 +335,34 @@ impl Drop for Pins {
         {
             warn!(%error, "cannot remove the pin directory");
         }
+    }
+}
+
+/// Has the kernel verify both halves of the program.
+fn load(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    for name in [PROGRAM, IPV6_PROGRAM] {
+        xdp(ebpf, name)?.load().map_err(DatapathError::load)?;
+    }
+    Ok(())
+}
+
+/// Puts the IPv6 half where the other one looks for it. The map holds the program from here on, and
+/// the pin the map's content.
+fn link_ipv6(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    let program = xdp(ebpf, IPV6_PROGRAM)?.fd().and_then(|fd| Ok(fd.try_clone()?));
+    let program = program.map_err(DatapathError::load)?;
+    let programs = ebpf.take_map(maps::PROGRAMS).and_then(|map| ProgramArray::try_from(map).ok());
+    programs
+        .ok_or_else(|| DatapathError::Object(format!("it has no array {}", maps::PROGRAMS)))?
+        .set(maps::IPV6_PROGRAM, &program, 0)
+        .map_err(|e| DatapathError::map(format!("write {IPV6_PROGRAM} to {}", maps::PROGRAMS), e))
+}
+
+/// Small tables, for who loads the object and carries no traffic.
+fn shrink(loader: &mut EbpfLoader<'_>) {
+    const FEW: u32 = 1_024;
+    for name in [maps::FLOWS, maps::FLOWS6, maps::HALF_OPEN, maps::HALF_OPEN6] {
+        loader.map_max_entries(name, FEW);
     }
 }
 

@@ -1,18 +1,20 @@
 //! Typed access to the maps that the daemon reads and writes.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use aya::maps::xdp::{DevMapHash, XdpMapError};
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray};
 use aya::sys::SyscallError;
 use aya::{Ebpf, Pod};
+use vipd_common::addr::{Ipv4Bytes, Ipv6Bytes};
 use vipd_common::buckets::{Buckets, Entry as _};
 use vipd_common::maps::{
     self, Active, Address, AddressEntry, Backend, Confirmed, Counter, Group, Interface,
     InterfaceEntry, MAX_LINES, ServiceEntry, ServiceKey,
 };
 use vipd_common::verdict::Verdict;
+use vipd_common::wire::ip::Ip;
 
 use super::DatapathError;
 use super::words::Words;
@@ -21,8 +23,8 @@ use crate::plan::{Actual, Step};
 
 /// The maps by name, with their key and value types.
 pub(super) struct Tables {
-    addresses: Buckets<MapData, AddressEntry>,
-    services: Buckets<MapData, ServiceEntry>,
+    v4: Family<Ipv4Bytes>,
+    v6: Family<Ipv6Bytes>,
     active: Words,
     lease: Words,
     groups: Array<MapData, Group>,
@@ -58,8 +60,8 @@ impl Tables {
         let lease = Words::new(take(maps::LEASE)?, maps::LEASE, 1)?;
         let mut typed = |name| take(name).map(|map| (name, map));
         Ok(Self {
-            addresses: Buckets::new(convert(typed(maps::VIPS)?)?),
-            services: Buckets::new(convert(typed(maps::SERVICES)?)?),
+            v4: Family::new(&mut typed, maps::VIPS, maps::SERVICES)?,
+            v6: Family::new(&mut typed, maps::VIPS6, maps::SERVICES6)?,
             active,
             lease,
             groups: convert(typed(maps::GROUPS)?)?,
@@ -76,10 +78,22 @@ impl Tables {
         match *step {
             Step::PutInterface { ifindex, interface } => self.put_interface(ifindex, interface),
             Step::RemoveInterface { ifindex } => self.remove_interface(ifindex),
-            Step::PutAddress { addr, address } => self.put_address(addr, address),
-            Step::RemoveAddress { addr } => self.remove_address(addr),
-            Step::PutService { key, index } => self.put_service(key, index),
-            Step::RemoveService { key } => self.remove_service(key),
+            Step::PutAddress { addr, address } => match addr {
+                IpAddr::V4(addr) => self.v4.put_address(addr.octets(), address),
+                IpAddr::V6(addr) => self.v6.put_address(addr.octets(), address),
+            },
+            Step::RemoveAddress { addr } => match addr {
+                IpAddr::V4(addr) => self.v4.remove_address(addr.octets()),
+                IpAddr::V6(addr) => self.v6.remove_address(addr.octets()),
+            },
+            Step::PutService { key, index } => match key.ip() {
+                IpAddr::V4(addr) => self.v4.put_service(addr.octets(), key.port(), index),
+                IpAddr::V6(addr) => self.v6.put_service(addr.octets(), key.port(), index),
+            },
+            Step::RemoveService { key } => match key.ip() {
+                IpAddr::V4(addr) => self.v4.remove_service(addr.octets(), key.port()),
+                IpAddr::V6(addr) => self.v6.remove_service(addr.octets(), key.port()),
+            },
             Step::PutGroup { group, members } => {
                 set(&mut self.groups, maps::GROUPS, group, members)
             }
@@ -101,32 +115,6 @@ impl Tables {
     /// What [`Self::renew_lease`] stored last; zero is never.
     pub(super) fn lease(&self) -> Monotonic {
         Monotonic(self.lease.iter().map(|(_, until)| until).next().unwrap_or(0))
-    }
-
-    fn put_address(&mut self, addr: IpAddr, address: Address) -> Result<(), DatapathError> {
-        let IpAddr::V4(v4) = addr else { return Err(no_ipv6()) };
-        self.addresses
-            .insert(v4.octets(), address)
-            .map_err(|e| DatapathError::map(format!("write {addr} to {}", maps::VIPS), e))
-    }
-
-    fn remove_address(&mut self, addr: IpAddr) -> Result<(), DatapathError> {
-        let IpAddr::V4(v4) = addr else { return Err(no_ipv6()) };
-        let what = || format!("remove {addr} from {}", maps::VIPS);
-        removed(self.addresses.remove(&v4.octets()), what)
-    }
-
-    fn put_service(&mut self, key: SocketAddr, index: u32) -> Result<(), DatapathError> {
-        let SocketAddr::V4(v4) = key else { return Err(no_ipv6()) };
-        self.services
-            .insert(service_key(v4), index)
-            .map_err(|e| DatapathError::map(format!("write {key} to {}", maps::SERVICES), e))
-    }
-
-    fn remove_service(&mut self, key: SocketAddr) -> Result<(), DatapathError> {
-        let SocketAddr::V4(v4) = key else { return Err(no_ipv6()) };
-        let what = || format!("remove {key} from {}", maps::SERVICES);
-        removed(self.services.remove(&service_key(v4)), what)
     }
 
     /// PORTS first: the program redirects only to what it knows in INTERFACES.
@@ -169,14 +157,8 @@ impl Tables {
                 Err(error) => return Err(unreadable(maps::PORTS, error)),
             }
         }
-        for entry in self.addresses.entries().map_err(|e| unreadable(maps::VIPS, e))? {
-            actual.addresses.insert(Ipv4Addr::from(entry.key()).into(), entry.value());
-        }
-        for entry in self.services.entries().map_err(|e| unreadable(maps::SERVICES, e))? {
-            let key = entry.key();
-            let port = u16::from_be_bytes(key.port);
-            actual.services.insert((Ipv4Addr::from(key.addr), port).into(), entry.value());
-        }
+        self.v4.read(&mut actual)?;
+        self.v6.read(&mut actual)?;
         for (slot, backend) in (0..).zip(self.backends.iter()) {
             let backend = backend.map_err(|e| unreadable(maps::BACKENDS, e))?;
             if backend != Backend::EMPTY {
@@ -220,6 +202,69 @@ impl Tables {
     }
 }
 
+/// The maps that each family has for itself.
+struct Family<A: Ip> {
+    addresses: Buckets<MapData, AddressEntry<A>>,
+    services: Buckets<MapData, ServiceEntry<A>>,
+    /// Names of the two.
+    names: [&'static str; 2],
+}
+
+impl<A: Ip> Family<A>
+where
+    IpAddr: From<A>,
+{
+    fn new(
+        mut typed: impl FnMut(&'static str) -> Result<(&'static str, Map), DatapathError>,
+        vips: &'static str,
+        services: &'static str,
+    ) -> Result<Self, DatapathError> {
+        Ok(Self {
+            addresses: Buckets::new(convert(typed(vips)?)?),
+            services: Buckets::new(convert(typed(services)?)?),
+            names: [vips, services],
+        })
+    }
+
+    fn put_address(&mut self, addr: A, address: Address) -> Result<(), DatapathError> {
+        let result = self.addresses.insert(addr, address);
+        result.map_err(|e| {
+            DatapathError::map(format!("write {} to {}", IpAddr::from(addr), self.names[0]), e)
+        })
+    }
+
+    fn remove_address(&mut self, addr: A) -> Result<(), DatapathError> {
+        let what = || format!("remove {} from {}", IpAddr::from(addr), self.names[0]);
+        removed(self.addresses.remove(&addr), what)
+    }
+
+    fn put_service(&mut self, addr: A, port: u16, index: u32) -> Result<(), DatapathError> {
+        let result = self.services.insert(ServiceKey::new(addr, port.to_be_bytes()), index);
+        result.map_err(|e| {
+            let key = SocketAddr::new(IpAddr::from(addr), port);
+            DatapathError::map(format!("write {key} to {}", self.names[1]), e)
+        })
+    }
+
+    fn remove_service(&mut self, addr: A, port: u16) -> Result<(), DatapathError> {
+        let key = SocketAddr::new(IpAddr::from(addr), port);
+        let what = || format!("remove {key} from {}", self.names[1]);
+        removed(self.services.remove(&ServiceKey::new(addr, port.to_be_bytes())), what)
+    }
+
+    fn read(&self, actual: &mut Actual) -> Result<(), DatapathError> {
+        for entry in self.addresses.entries().map_err(|e| unreadable(self.names[0], e))? {
+            actual.addresses.insert(entry.key().into(), entry.value());
+        }
+        for entry in self.services.entries().map_err(|e| unreadable(self.names[1], e))? {
+            let key = entry.key();
+            let port = u16::from_be_bytes(key.port);
+            actual.services.insert(SocketAddr::new(key.addr.into(), port), entry.value());
+        }
+        Ok(())
+    }
+}
+
 fn convert<T>((name, map): (&'static str, Map)) -> Result<T, DatapathError>
 where
     T: TryFrom<Map, Error = MapError>,
@@ -253,12 +298,4 @@ fn removed(result: Result<(), MapError>, what: impl Fn() -> String) -> Result<()
 
 fn unreadable(map: &str, error: MapError) -> DatapathError {
     DatapathError::map(format!("read {map}"), error)
-}
-
-fn service_key(addr: SocketAddrV4) -> ServiceKey {
-    ServiceKey::new(addr.ip().octets(), addr.port().to_be_bytes())
-}
-
-fn no_ipv6() -> DatapathError {
-    DatapathError::Object("it does not carry IPv6".to_owned())
 }

@@ -19,7 +19,7 @@ use super::monitor::key;
 use super::{Network, Unreachable};
 use crate::model::NextHop;
 use crate::netdev::netlink::Netlink;
-use crate::netdev::{HostAddress, Link, bits, family, read_addresses, read_links};
+use crate::netdev::{HostAddress, Link, bits, family, is_link_local, read_addresses, read_links};
 
 /// Reads the kernel's tables, and remembers the last link-layer address of each next hop.
 pub(super) struct Resolver {
@@ -249,11 +249,6 @@ impl Resolver {
         request.attributes.push(NeighbourAttribute::Destination(address.into()));
         self.netlink.set(RouteNetlinkMessage::NewNeighbour(request), NLM_F_CREATE | NLM_F_REPLACE)
     }
-}
-
-/// fe80::/10. IPv4's 169.254.0.0/16 is routed like any other prefix.
-fn is_link_local(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
 /// The interface that sees the frames, and their VLAN id: for an 802.1Q device its parent.

@@ -265,6 +265,11 @@ pub(crate) const fn bits(address: IpAddr) -> u8 {
     }
 }
 
+/// fe80::/10: means another host on each interface. IPv4's 169.254.0.0/16 is routed like any other.
+pub(crate) const fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
 /// An address's family, as rtnetlink names it.
 pub(crate) const fn family(address: IpAddr) -> AddressFamily {
     match address {

@@ -6,6 +6,7 @@
 //! | neighbour | director -- router -- far | next hops on the link and by a router, followed |
 //! | neighbour6 | director -- router -- far | the same in IPv6: NDP, routers by link-local address |
 //! | announce | own -- peer | probing for a VIP, ARP and NDP announcements as they arrive at the peer |
+//! | check | own -- peer | `vipd check` of VIPs in both families and every mode |
 //! | possession | own -- peer | which VIPs may be announced, rivals, interfaces that come back |
 //! | datapath | own -- peer | load, pin, attach, take over, undo, refuse, detach |
 //! | daemon | own -- peer | `vipd run` on a host that changes under it; no Sentinel, adopted maps |
@@ -19,6 +20,7 @@
 //! another mount namespace (it takes the same way as an ancestor, which is covered).
 
 mod announce;
+mod check;
 mod daemon;
 mod datapath;
 mod exec;

@@ -237,7 +237,12 @@ fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
                 if same_tuples { generation } else { generation.wrapping_add(1).max(1) };
             Active::new(ServiceState::Up, slot, generation)
         }
-        Err(Unreachable::NextHopUnknown) if same_node && active.state() == ServiceState::Up => {
+        Err(Unreachable::NextHopUnknown)
+            if same_node
+                && active.state() == ServiceState::Up
+                // Under another configuration the VIP may have had another mode.
+                && present.is_some_and(|it| it.mode == place.route.mode_to(target.addr) as u32) =>
+        {
             active
         }
         Err(

@@ -288,9 +288,9 @@ fn bare(vip: &Vip, lines: &[Line<'_>]) -> Address {
         Mode::Nat => Address::new(Address::NAT),
         Mode::Dsr => Address::new(Address::DSR),
         Mode::Real => Address::new(Address::REAL),
-        // All of its services follow one master: any of them decides for the address. It is below
-        // MAX_LINES.
-        Mode::Host => match lines.iter().find(|line| line.place.route.vip.addr == vip.addr) {
+        // All of its services follow one master: any of them that works decides for the address. An
+        // index is below MAX_LINES.
+        Mode::Host => match deciding(vip, lines) {
             Some(line) => Address { flags: Address::HOST, service: line.place.index as u16 },
             // No index was left for it; an address that nothing decides for is nobody's.
             None => Address::new(Address::REAL),
@@ -332,6 +332,11 @@ impl Line<'_> {
         };
         target.into_iter().chain(self.place.replicas.iter().map(|(_, backend)| *backend))
     }
+}
+
+fn deciding<'a, 'b>(vip: &Vip, lines: &'b [Line<'a>]) -> Option<&'b Line<'a>> {
+    let of_vip = || lines.iter().filter(|line| line.place.route.vip.addr == vip.addr);
+    of_vip().find(|line| line.active.state() == ServiceState::Up).or_else(|| of_vip().next())
 }
 
 /// What an address shows now and may go on to show meanwhile: nothing, if it changes its mode.

@@ -1,7 +1,7 @@
-//! vipd itself, as a process on the director.
+//! vipd itself, as a process on the director or on a Redis host.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -20,6 +20,8 @@ pub enum Mode {
     Nat,
     /// The reply goes straight to the client.
     Dsr,
+    /// vipd runs on the Redis hosts, and the master's has the VIP.
+    Host,
 }
 
 impl Mode {
@@ -28,6 +30,7 @@ impl Mode {
         match self {
             Self::Nat => "nat",
             Self::Dsr => "dsr",
+            Self::Host => "host",
         }
     }
 }
@@ -35,13 +38,13 @@ impl Mode {
 /// What goes into vipd's configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The director's.
+    /// Those that it answers on.
     pub interfaces: Vec<String>,
     /// Every Sentinel.
     pub sentinels: Vec<SocketAddr>,
-    /// The virtual address.
-    pub vip: Ipv4Addr,
-    /// The port on it.
+    /// The virtual addresses.
+    pub vips: Vec<IpAddr>,
+    /// The port on each.
     pub port: u16,
     /// How it is carried.
     pub mode: Mode,
@@ -51,6 +54,9 @@ pub struct Settings {
     pub pin_directory: PathBuf,
     /// More lines for `[daemon]`, such as `on_stop = "keep"`.
     pub more: String,
+    /// Addresses that belong to one Redis node each: a node of one family can serve a VIP of the
+    /// other only where these say how.
+    pub same_host: Vec<Vec<IpAddr>>,
 }
 
 /// A vipd with its configuration, running or not.
@@ -62,11 +68,14 @@ pub struct Daemon {
     socket: PathBuf,
     log: PathBuf,
     process: Option<Process>,
+    frozen: bool,
 }
 
 impl Daemon {
-    /// Writes the configuration.
+    /// Writes the configuration into `directory`, which is this vipd's own.
     pub fn prepare(namespace: &Namespace, directory: &Path, settings: &Settings) -> Result<Self> {
+        fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
         let config = directory.join("vipd.toml");
         let socket = directory.join("vipd.sock");
         let password_file = directory.join("password");
@@ -82,6 +91,7 @@ impl Daemon {
             socket,
             log: directory.join("vipd.log"),
             process: None,
+            frozen: false,
         })
     }
 
@@ -124,7 +134,27 @@ impl Daemon {
     /// SIGKILL: it gets no chance to clean up.
     pub fn kill(&mut self) -> Result<()> {
         self.running()?;
+        self.frozen = false;
         self.process.take().map_or(Ok(()), Process::kill)
+    }
+
+    /// SIGSTOP: it does nothing any more, while what it put into the kernel works on.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.running()?.signal(Signal::SIGSTOP)?;
+        self.frozen = true;
+        Ok(())
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.running()?.signal(Signal::SIGCONT)?;
+        self.frozen = false;
+        Ok(())
+    }
+
+    /// Whether it runs and isn't frozen.
+    pub fn is_alive(&self) -> bool {
+        self.process.is_some() && !self.frozen
     }
 
     /// SIGTERM; waits for its end, which must be a success.
@@ -173,7 +203,18 @@ impl Daemon {
         })
     }
 
-    /// `vipd VERB` on the director, without further arguments.
+    /// Mode `host`: waits until this host leaves the VIP to the one with the node `owner`.
+    pub fn wait_leaving_to(&self, owner: SocketAddr) -> Result<()> {
+        wait_until(format_args!("vipd leaves the VIP to {owner}"), PATIENCE, || {
+            let status = self.status()?;
+            if status.leaves_to(owner) {
+                return Ok(true);
+            }
+            bail!("it says: {:?}", status.services)
+        })
+    }
+
+    /// `vipd VERB` on its host, without further arguments.
     pub fn command(&self, verb: &str) -> std::process::Command {
         let mut command = self.namespace.command(&self.binary);
         command.arg(verb);
@@ -202,6 +243,27 @@ fn toml(settings: &Settings, socket: &Path, password_file: &Path) -> String {
         Some(_) => format!("password_file = {password_file:?}\n"),
         None => String::new(),
     };
+    let same_host = match settings.same_host.as_slice() {
+        [] => String::new(),
+        nodes => {
+            let node = |addresses: &Vec<IpAddr>| {
+                addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>()
+            };
+            format!("same_host = {:?}\n", nodes.iter().map(node).collect::<Vec<_>>())
+        }
+    };
+    let vips = settings.vips.iter().map(|vip| {
+        format!(
+            "[[vip]]\n\
+             address = \"{vip}\"\n\
+             mode = \"{mode}\"\n\
+             [[vip.service]]\n\
+             port = {port}\n\
+             master = \"{MASTER_NAME}\"\n",
+            mode = settings.mode.name(),
+            port = settings.port,
+        )
+    });
     format!(
         "[daemon]\n\
          interfaces = {interfaces:?}\n\
@@ -213,17 +275,11 @@ fn toml(settings: &Settings, socket: &Path, password_file: &Path) -> String {
          {login}\
          [redis]\n\
          {login}\
-         [[vip]]\n\
-         address = \"{vip}\"\n\
-         mode = \"{mode}\"\n\
-         [[vip.service]]\n\
-         port = {port}\n\
-         master = \"{MASTER_NAME}\"\n",
+         {same_host}\
+         {vips}",
         interfaces = settings.interfaces,
         pin_directory = settings.pin_directory,
         more = settings.more,
-        vip = settings.vip,
-        mode = settings.mode.name(),
-        port = settings.port,
+        vips = vips.collect::<String>(),
     )
 }

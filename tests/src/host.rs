@@ -1,47 +1,31 @@
 //! A host of the lab: a namespace with its cable to the switch.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
+use vipd_common::addr::MacAddr;
 
+use crate::address::{Family, Segment, v6_address};
 use crate::namespace::{Namespace, output};
+
+/// A second switch, which [`Host::move_cable`] makes.
+const OTHER_SWITCH: &str = "br2";
 
 /// One host.
 #[derive(Clone, Debug)]
 pub struct Host {
     /// Where its programs run.
     pub namespace: Namespace,
-    /// Its address on `eth0`.
+    /// Its IPv4 address on `eth0`.
     pub address: Ipv4Addr,
+    /// Its IPv6 address on `eth0`, if the lab has IPv6.
+    pub v6_address: Option<Ipv6Addr>,
+    /// The link-layer address of `eth0`.
+    pub mac: MacAddr,
+    family: Family,
+    segment: Segment,
     switch: Namespace,
     port: String,
-}
-
-/// Which bridge of the switch a cable goes to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Segment {
-    /// 198.18.0.0/24: clients and the VIP, and everything else where the director has one NIC.
-    Front,
-    /// 198.19.0.0/24: the Redis hosts, where the director has two NICs.
-    Back,
-}
-
-impl Segment {
-    /// The bridge's name in the switch's namespace.
-    pub fn bridge(self) -> &'static str {
-        match self {
-            Self::Front => "br0",
-            Self::Back => "br1",
-        }
-    }
-
-    /// The address of host number `host`.
-    pub fn address(self, host: u8) -> Ipv4Addr {
-        match self {
-            Self::Front => Ipv4Addr::new(198, 18, 0, host),
-            Self::Back => Ipv4Addr::new(198, 19, 0, host),
-        }
-    }
 }
 
 impl Host {
@@ -52,16 +36,44 @@ impl Host {
         number: u8,
         switch: &Namespace,
         segment: Segment,
+        family: Family,
     ) -> Result<Self> {
         let namespace = Namespace::create(&format!("{lab}-{name}"))?;
         let port = format!("p-{name}");
         cable(&namespace, "eth0", switch, &port, segment, number)?;
-        Ok(Self { namespace, address: segment.address(number), switch: switch.clone(), port })
+        let v6_address = family.has_v6().then(|| v6_address(number));
+        if let Some(address) = v6_address {
+            // Without `nodad` it could not be used for a second.
+            namespace.ip_batch(&format!("addr add {address}/64 dev eth0 nodad\n"))?;
+        }
+        Ok(Self {
+            namespace,
+            address: segment.address(number),
+            v6_address,
+            mac: segment.mac(number),
+            family,
+            segment,
+            switch: switch.clone(),
+            port,
+        })
     }
 
     /// Plugs a second interface, `eth1`, into another segment.
     pub fn plug_second(&self, number: u8, segment: Segment) -> Result<()> {
         cable(&self.namespace, "eth1", &self.switch, &self.second_port(), segment, number)
+    }
+
+    /// The address by which the lab's programs know each other.
+    pub fn service_address(&self) -> IpAddr {
+        match self.v6_address {
+            Some(v6) if self.family == Family::V6 => v6.into(),
+            _ => self.address.into(),
+        }
+    }
+
+    /// All its addresses on `eth0`.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        [IpAddr::from(self.address)].into_iter().chain(self.v6_address.map(IpAddr::from))
     }
 
     /// The switch's end of the cable of `eth0`.
@@ -84,29 +96,87 @@ impl Host {
         self.switch.ip_batch(&format!("link set {} up\n", self.port))
     }
 
-    /// From now on drops whatever comes from or goes to any other host than `friends`.
-    pub fn cut_off_except(&self, friends: &[Ipv4Addr]) -> Result<()> {
-        let friends: Vec<_> = friends.iter().map(Ipv4Addr::to_string).collect();
-        let friends = friends.join(", ");
+    /// Moves the cable to another switch, which hangs off the first.
+    pub fn move_cable(&self) -> Result<()> {
+        let (bridge, port) = (self.segment.bridge(), &self.port);
+        self.switch.ip_batch(&format!(
+            "link add {OTHER_SWITCH} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
+             link set {OTHER_SWITCH} up\n\
+             link add trunk0 type veth peer name trunk1\n\
+             link set trunk0 master {bridge} up\n\
+             link set trunk1 master {OTHER_SWITCH} up\n\
+             link set {port} master {OTHER_SWITCH}\n"
+        ))
+    }
+
+    /// Moves it back. The first switch goes on looking for the host behind the other one, until it
+    /// hears from it.
+    pub fn move_cable_back(&self) -> Result<()> {
+        self.switch.ip_batch(&format!("link set {} master {}\n", self.port, self.segment.bridge()))
+    }
+
+    /// From now on drops whatever comes from or goes to any other host than `friends`. Its link
+    /// works on, and so does what XDP answers.
+    pub fn cut_off_except(&self, friends: &[&Host]) -> Result<()> {
+        let addresses = || friends.iter().flat_map(|host| host.addresses());
+        let rules = |direction, interface, address| {
+            let of = |it: IpAddr| if it.is_ipv4() { "ip" } else { "ip6" };
+            let accept = addresses().map(|it| format!("{} {address} {it} accept\n", of(it)));
+            format!(
+                "chain {direction} {{
+                    type filter hook {direction} priority 0; policy drop;
+                    {interface} lo accept
+                    icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} accept
+                    {}
+                }}\n",
+                accept.collect::<String>()
+            )
+        };
         self.namespace.nft(&format!(
-            "table ip cut {{
-                chain input {{
-                    type filter hook input priority 0; policy drop;
-                    iifname lo accept
-                    ip saddr {{ {friends} }} accept
-                }}
-                chain output {{
-                    type filter hook output priority 0; policy drop;
-                    oifname lo accept
-                    ip daddr {{ {friends} }} accept
-                }}
-            }}\n"
+            "table inet cut {{\n{}{}}}\n",
+            rules("input", "iifname", "saddr"),
+            rules("output", "oifname", "daddr")
         ))
     }
 
     /// Ends [`Self::cut_off_except`].
     pub fn rejoin(&self) -> Result<()> {
-        self.namespace.nft("delete table ip cut\n")
+        self.namespace.nft("delete table inet cut\n")
+    }
+
+    /// Drops gratuitous ARP and unsolicited neighbour advertisements before this host's kernel
+    /// sees them, as some stacks and hypervisors do.
+    pub fn ignore_announcements(&self, vips: &[IpAddr]) -> Result<()> {
+        let drop = vips.iter().map(|vip| match vip {
+            IpAddr::V4(vip) => {
+                format!("ether type arp arp saddr ip {vip} arp daddr ip {vip} drop\n")
+            }
+            IpAddr::V6(_) => "ip6 daddr ff02::1 icmpv6 type nd-neighbor-advert drop\n".to_owned(),
+        });
+        self.namespace.nft(&format!(
+            "table netdev deaf {{
+                chain ingress {{
+                    type filter hook ingress device eth0 priority 0; policy accept;
+                    {}
+                }}
+            }}\n",
+            drop.collect::<String>()
+        ))
+    }
+
+    /// Nails the neighbour entry of `address` to `mac`, whatever is heard.
+    pub fn pin_neighbour(&self, address: IpAddr, mac: MacAddr) -> Result<()> {
+        self.namespace
+            .ip_batch(&format!("neigh replace {address} lladdr {mac} dev eth0 nud permanent\n"))
+    }
+
+    /// Whether `address` is on any interface of this host.
+    pub fn has_address(&self, address: IpAddr) -> Result<bool> {
+        let wanted = address.to_string();
+        let mut ip = std::process::Command::new("ip");
+        let listed = output(ip.args(["-n", self.namespace.name(), "-oneline", "addr", "show"]))?;
+        let mut words = listed.split_whitespace();
+        Ok(words.any(|word| word.split('/').next() == Some(&wanted)))
     }
 }
 
@@ -119,9 +189,7 @@ fn cable(
     segment: Segment,
     number: u8,
 ) -> Result<()> {
-    let address = segment.address(number);
-    let [_, segment_byte, _, host_byte] = address.octets();
-    let mac = format!("02:00:00:{segment_byte:02x}:00:{host_byte:02x}");
+    let (address, mac) = (segment.address(number), segment.mac(number));
     switch.ip_batch(&format!(
         "link add {port} type veth peer name {interface} address {mac} netns {}\n\
          link set {port} master {} up\n",

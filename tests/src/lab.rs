@@ -1,106 +1,43 @@
-//! The lab: one deployment of Redis with three Sentinels, a director and a client.
+//! The lab: one deployment of Redis with three Sentinels, what moves its VIP, and a client.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::address::Family;
 use crate::client::Dialer;
 use crate::daemon::{Daemon, Mode, Settings};
-use crate::host::{Host, Segment};
-use crate::namespace::Namespace;
+use crate::host::Host;
+use crate::network::{NODES, Network};
+use crate::options::{Mover, Options};
 use crate::process::tail;
 use crate::reaper::{self, Reaper};
 use crate::redis_node::{RedisNode, Role};
+use crate::script_recipe::ScriptRecipe;
 use crate::sentinel::{QUORUM, Sentinel, Watch};
 use crate::wait::{PATIENCE, wait_for, wait_until};
 use crate::writer::{Habit, Writer};
 use crate::xdp_pass::PassPrograms;
 
-/// The virtual address.
-pub const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 250);
-/// Redis nodes, and Sentinels.
-pub const NODES: usize = 3;
-
-/// What kind of lab.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// How vipd carries the VIP's traffic.
-    pub mode: Mode,
-    /// How the director is connected.
-    pub nics: Nics,
-    /// Where the Sentinels run.
-    pub sentinels: Placement,
-    /// Silence after which a Sentinel calls a node down. A busy machine keeps Redis silent for
-    /// half a second at times.
-    pub down_after: Duration,
-    /// Password of every Redis and Sentinel.
-    pub password: Option<String>,
-    /// More lines for vipd's `[daemon]`.
-    pub daemon: String,
-}
-
-/// How the director is connected.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Nics {
-    /// Clients and Redis are on one network.
-    One,
-    /// Clients are on `eth0`, Redis is on `eth1`, and nothing routes between the two.
-    Two,
-}
-
-/// Where the Sentinels run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Placement {
-    /// Each beside a Redis, on its host.
-    WithRedis,
-    /// Each on a host of its own, so that it can be cut off alone.
-    Apart,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            mode: Mode::Nat,
-            nics: Nics::One,
-            sentinels: Placement::WithRedis,
-            // A busy machine must not make the Sentinels order a failover that no test did. A stall
-            // of more than 2 s puts them into TILT, where they order none.
-            down_after: Duration::from_secs(3),
-            password: None,
-            daemon: String::new(),
-        }
-    }
-}
-
-impl Options {
-    /// The default lab in another mode.
-    pub fn mode(mode: Mode) -> Self {
-        Self { mode, ..Self::default() }
-    }
-
-    /// The same with Sentinels that are quick to find a master down: for a person to watch.
-    pub fn eager(self) -> Self {
-        Self { down_after: Duration::from_millis(500), ..self }
-    }
-}
-
 /// A standing lab. Dropping it takes everything down, and so does the end of its process.
 pub struct Lab {
-    /// vipd on the director; not started by [`Lab::up`].
-    pub daemon: Daemon,
+    /// vipd on the director; in mode `host` that of each Redis host, in the order of the nodes. Not
+    /// started by [`Lab::up`].
+    pub daemons: Vec<Daemon>,
     /// The Redis nodes.
     pub nodes: Vec<RedisNode>,
     /// The Sentinels.
     pub sentinels: Vec<Sentinel>,
     /// Where the clients are.
     pub client: Host,
-    /// Where vipd is.
-    pub director: Host,
+    /// Where the recorders of ARP are.
+    pub observer: Host,
+    director: Option<Host>,
+    recipe: Option<ScriptRecipe>,
     options: Options,
     name: String,
     _pass: PassPrograms,
@@ -112,9 +49,7 @@ impl Lab {
     /// Builds the network, starts Redis and the Sentinels, and waits until each Sentinel knows all
     /// the others and both replicas.
     pub fn up(options: Options) -> Result<Self> {
-        if options.mode == Mode::Dsr && options.nics == Nics::Two {
-            bail!("in dsr mode the Redis hosts answer the client directly, so one network it is");
-        }
+        options.verify()?;
         reaper::sweep()?;
         raise_open_files_limit()?;
         let name = unique_name();
@@ -125,29 +60,33 @@ impl Lab {
             .with_context(|| format!("cannot make {}", run_directory.display()))?;
 
         let network = Network::build(&name, &options)?;
+        let recipe = match options.mover {
+            Mover::Vipd => None,
+            Mover::Script => Some(ScriptRecipe::prepare(&network.redis, &run_directory)?),
+        };
         let nodes = start_nodes(&network.redis, &run_directory, &options)?;
+        let watch = Watch {
+            master: nodes[0].address(),
+            down_after: options.down_after,
+            password: options.password.clone(),
+        };
         let sentinels =
-            start_sentinels(&network.sentinels, &run_directory, &options, nodes[0].address())?;
-        let daemon = Daemon::prepare(
-            &network.director.namespace,
-            &run_directory,
-            &Settings {
-                interfaces: network.interfaces.clone(),
-                sentinels: sentinels.iter().map(Sentinel::address).collect(),
-                vip: VIP,
-                port: service_port(options.mode),
-                mode: options.mode,
-                password: options.password.clone(),
-                pin_directory,
-                more: options.daemon.clone(),
-            },
-        )?;
+            start_sentinels(&network.sentinels, &run_directory, &watch, recipe.as_ref())?;
+        let daemons = match options.mover {
+            Mover::Vipd => {
+                let plan = Plan { network: &network, options: &options, sentinels: &sentinels };
+                plan.daemons(&run_directory, &pin_directory)?
+            }
+            Mover::Script => vec![],
+        };
         let lab = Self {
-            daemon,
+            daemons,
             nodes,
             sentinels,
             client: network.client,
+            observer: network.observer,
             director: network.director,
+            recipe,
             options,
             name,
             _pass: network.pass,
@@ -155,6 +94,33 @@ impl Lab {
         };
         lab.wait_settled()?;
         Ok(lab)
+    }
+
+    /// The director's vipd.
+    ///
+    /// # Panics
+    ///
+    /// If the lab has none.
+    pub fn daemon(&self) -> &Daemon {
+        self.daemons.first().expect("this lab has no vipd")
+    }
+
+    /// [`Self::daemon`], to start and stop it.
+    ///
+    /// # Panics
+    ///
+    /// If the lab has none.
+    pub fn daemon_mut(&mut self) -> &mut Daemon {
+        self.daemons.first_mut().expect("this lab has no vipd")
+    }
+
+    /// Where the director's vipd is.
+    ///
+    /// # Panics
+    ///
+    /// If the lab has none.
+    pub fn director(&self) -> &Host {
+        self.director.as_ref().expect("this lab has no director")
     }
 
     /// Its name, with which the names of all its namespaces begin.
@@ -167,25 +133,62 @@ impl Lab {
         &self.options
     }
 
-    /// The VIP with its port.
+    /// The VIP with its port; the first if there are several.
     pub fn service(&self) -> SocketAddr {
-        (VIP, service_port(self.options.mode)).into()
+        self.services()[0]
     }
 
-    /// Starts vipd and waits until it serves the present master.
+    /// Every VIP with its port.
+    pub fn services(&self) -> Vec<SocketAddr> {
+        let port = service_port(self.options.mode);
+        self.options.family.vips().into_iter().map(|vip| (vip, port).into()).collect()
+    }
+
+    /// Starts every vipd, or puts the VIP where the script recipe wants it at first, and waits
+    /// until the present master is served.
     pub fn serve(&mut self) -> Result<()> {
-        self.daemon.start()?;
-        self.daemon.wait_serving(self.node_of_majority()?.address())
+        let master = self.master()?;
+        if self.recipe.is_some() {
+            ScriptRecipe::bind_by_hand(self.nodes[master].host())?;
+        }
+        self.daemons.iter_mut().try_for_each(Daemon::start)?;
+        self.wait_serving(master)
     }
 
-    /// How a client reaches the VIP.
+    /// Waits until the VIP leads to node `node`, as whoever moves it says: every vipd that runs,
+    /// or the addresses of the hosts.
+    pub fn wait_serving(&self, node: usize) -> Result<()> {
+        let address = self.nodes[node].address();
+        if self.recipe.is_some() {
+            let host = self.nodes[node].host();
+            return ScriptRecipe::wait_bound(host);
+        }
+        if self.options.mode != Mode::Host {
+            return self.daemon().wait_serving(address);
+        }
+        for (number, daemon) in self.daemons.iter().enumerate() {
+            if number == node {
+                daemon.wait_serving(address)?;
+            } else if daemon.is_alive() {
+                daemon.wait_leaving_to(address)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How a client reaches the VIP; the first if there are several.
     pub fn dialer(&self) -> Dialer {
-        Dialer::new(&self.client.namespace, self.service(), self.options.password.as_deref())
+        self.dialer_to(self.service())
     }
 
-    /// Starts a client that writes through the VIP.
-    pub fn writer(&self, name: &str, habit: Habit) -> Writer {
-        Writer::start(name, habit, &self.dialer())
+    /// How a client reaches one of [`Self::services`].
+    pub fn dialer_to(&self, service: SocketAddr) -> Dialer {
+        Dialer::new(&self.client.namespace, service, self.options.password.as_deref())
+    }
+
+    /// Starts a client that writes through one of [`Self::services`].
+    pub fn writer(&self, name: &str, habit: Habit, service: SocketAddr) -> Writer {
+        Writer::start(name, habit, &self.dialer_to(service))
     }
 
     /// Number of the node that a majority of the Sentinels name as the master.
@@ -201,16 +204,30 @@ impl Lab {
         bail!("no majority of the Sentinels agrees on a master")
     }
 
+    /// Waits until the VIP leads to node `node`, as the one says that is to have it then.
+    pub fn wait_taken_over(&self, node: usize) -> Result<()> {
+        match (self.options.mode, self.daemons.get(node)) {
+            (Mode::Host, Some(daemon)) => daemon.wait_serving(self.nodes[node].address()),
+            _ => self.wait_serving(node),
+        }
+    }
+
     /// Waits until a majority of the Sentinels name another master than `old`, that one agrees, and
-    /// vipd serves it. Returns its number.
+    /// the VIP leads to it. Returns its number.
     pub fn wait_failed_over(&self, old: usize) -> Result<usize> {
-        let new = wait_for("Sentinel has made another node master", PATIENCE, || {
+        let new = self.wait_promoted(old)?;
+        self.wait_taken_over(new)?;
+        Ok(new)
+    }
+
+    /// Waits until a majority of the Sentinels name another master than `old` and that one agrees.
+    /// Returns its number.
+    pub fn wait_promoted(&self, old: usize) -> Result<usize> {
+        wait_for("Sentinel has made another node master", PATIENCE, || {
             let master = self.master()?;
             let promoted = master != old && self.nodes[master].role()? == Role::Master;
             Ok(promoted.then_some(master))
-        })?;
-        self.daemon.wait_serving(self.nodes[new].address())?;
-        Ok(new)
+        })
     }
 
     /// Waits until every running Sentinel is ready to fail over: it knows the other Sentinels, and
@@ -250,18 +267,18 @@ impl Lab {
         for sentinel in &self.sentinels {
             report += &format!("  {}: master is {:?}\n", sentinel.name(), sentinel.master());
         }
-        report += &format!("-- status\n{:#?}\n", self.daemon.status());
-        report += &format!("-- end of vipd's log\n{}\n", tail(self.daemon.log(), 60));
+        for daemon in &self.daemons {
+            report += &format!("-- status\n{:#?}\n", daemon.status());
+            report += &format!("-- end of {}\n", daemon.log().display());
+            report += &tail(daemon.log(), 60);
+            report.push('\n');
+        }
         for sentinel in &self.sentinels {
             report += &format!("-- end of {}'s log\n", sentinel.name());
             report += &tail(&sentinel.log(), 15);
             report.push('\n');
         }
         report
-    }
-
-    fn node_of_majority(&self) -> Result<&RedisNode> {
-        self.master().map(|number| &self.nodes[number])
     }
 }
 
@@ -287,11 +304,11 @@ fn raise_open_files_limit() -> Result<()> {
     Ok(())
 }
 
-/// `dsr` cannot translate ports, so there the VIP has Redis's own.
+/// Only `nat` can translate ports; otherwise the VIP has Redis's own.
 fn service_port(mode: Mode) -> u16 {
     match mode {
         Mode::Nat => 6379,
-        Mode::Dsr => crate::redis_node::REDIS_PORT,
+        Mode::Dsr | Mode::Host => crate::redis_node::REDIS_PORT,
     }
 }
 
@@ -300,65 +317,6 @@ fn unique_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("{}{}x{number}", reaper::PREFIX, std::process::id())
-}
-
-struct Network {
-    client: Host,
-    director: Host,
-    redis: Vec<Host>,
-    sentinels: Vec<Host>,
-    interfaces: Vec<String>,
-    pass: PassPrograms,
-}
-
-impl Network {
-    fn build(name: &str, options: &Options) -> Result<Self> {
-        let switch = Namespace::create(&format!("{name}-switch"))?;
-        for segment in [Segment::Front, Segment::Back] {
-            let bridge = segment.bridge();
-            switch.ip_batch(&format!(
-                "link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0\n\
-                 link set {bridge} up\n"
-            ))?;
-        }
-        let redis_segment = match options.nics {
-            Nics::One => Segment::Front,
-            Nics::Two => Segment::Back,
-        };
-        let plug = |host: String, number: usize, segment| {
-            Host::plug(name, &host, u8::try_from(number)?, &switch, segment)
-        };
-        let redis = (1..=NODES)
-            .map(|number| plug(format!("redis{number}"), 100 + number, redis_segment))
-            .collect::<Result<Vec<_>>>()?;
-        let sentinels = match options.sentinels {
-            Placement::WithRedis => redis.clone(),
-            Placement::Apart => (1..=NODES)
-                .map(|number| plug(format!("sentinel{number}"), 110 + number, redis_segment))
-                .collect::<Result<_>>()?,
-        };
-        let client = plug("client".to_owned(), 10, Segment::Front)?;
-        let director = plug("director".to_owned(), 50, Segment::Front)?;
-        let mut interfaces = vec!["eth0".to_owned()];
-        let mut ports = vec![director.port().to_owned()];
-        if options.nics == Nics::Two {
-            director.plug_second(50, Segment::Back)?;
-            interfaces.push("eth1".to_owned());
-            ports.push(director.second_port());
-        }
-        if options.mode == Mode::Dsr {
-            redis.iter().try_for_each(hold_the_vip_silently)?;
-        }
-        let pass = PassPrograms::attach(&switch, &ports)?;
-        Ok(Self { client, director, redis, sentinels, interfaces, pass })
-    }
-}
-
-/// A real server of `dsr`: it accepts what is for the VIP, and never answers ARP for it.
-fn hold_the_vip_silently(host: &Host) -> Result<()> {
-    host.namespace.sysctl("net/ipv4/conf/all/arp_ignore", "1")?;
-    host.namespace.sysctl("net/ipv4/conf/all/arp_announce", "2")?;
-    host.namespace.ip_batch(&format!("addr add {VIP}/32 dev lo\n"))
 }
 
 fn start_nodes(hosts: &[Host], run_directory: &Path, options: &Options) -> Result<Vec<RedisNode>> {
@@ -383,19 +341,56 @@ fn start_nodes(hosts: &[Host], run_directory: &Path, options: &Options) -> Resul
 fn start_sentinels(
     hosts: &[Host],
     run_directory: &Path,
-    options: &Options,
-    master: SocketAddr,
+    watch: &Watch,
+    recipe: Option<&ScriptRecipe>,
 ) -> Result<Vec<Sentinel>> {
-    let start = |(host, number): (&Host, u32)| {
-        let name = format!("sentinel{number}");
-        let mut sentinel = Sentinel::prepare(
-            &name,
-            host,
-            run_directory,
-            &Watch { master, down_after: options.down_after, password: options.password.clone() },
-        )?;
+    let start = |(number, host): (usize, &Host)| {
+        let name = format!("sentinel{}", number + 1);
+        let script = recipe.map(|recipe| recipe.script(number));
+        let mut sentinel = Sentinel::prepare(&name, host, run_directory, watch, script)?;
         sentinel.start()?;
         Ok(sentinel)
     };
-    hosts.iter().zip(1..).map(start).collect()
+    hosts.iter().enumerate().map(start).collect()
+}
+
+/// What the configurations of vipd follow from.
+struct Plan<'a> {
+    network: &'a Network,
+    options: &'a Options,
+    sentinels: &'a [Sentinel],
+}
+
+impl Plan<'_> {
+    /// One on the director, or one on each Redis host, with a directory and pins of its own.
+    fn daemons(&self, run_directory: &Path, pin_directory: &Path) -> Result<Vec<Daemon>> {
+        if let Some(director) = &self.network.director {
+            let settings = self.settings(pin_directory);
+            return Ok(vec![Daemon::prepare(&director.namespace, run_directory, &settings)?]);
+        }
+        let agent = |(host, number): (&Host, u32)| {
+            let name = format!("vipd{number}");
+            let settings = self.settings(&pin_directory.join(&name));
+            Daemon::prepare(&host.namespace, &run_directory.join(&name), &settings)
+        };
+        self.network.redis.iter().zip(1..).map(agent).collect()
+    }
+
+    fn settings(&self, pin_directory: &Path) -> Settings {
+        let same_host = match self.options.family {
+            Family::V4 | Family::V6 => vec![],
+            Family::Both => self.network.redis.iter().map(|it| it.addresses().collect()).collect(),
+        };
+        Settings {
+            interfaces: self.network.interfaces.clone(),
+            sentinels: self.sentinels.iter().map(Sentinel::address).collect(),
+            vips: self.options.family.vips(),
+            port: service_port(self.options.mode),
+            mode: self.options.mode,
+            password: self.options.password.clone(),
+            pin_directory: pin_directory.to_owned(),
+            more: self.options.daemon.clone(),
+            same_host,
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What a client was promised: every acknowledged write, when, and by whom.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Failure {
 pub struct Ledger {
     /// The client's name.
     pub client: String,
+    /// What it connected to.
+    pub to: Option<SocketAddr>,
     /// In the order of their acknowledgements.
     pub writes: Vec<Write>,
     /// In order.

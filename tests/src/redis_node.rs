@@ -1,12 +1,14 @@
 //! One real Redis.
 
 use std::fs;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use redis::{Connection, FromRedisValue, Value};
+use vipd::clock::Monotonic;
 
 use crate::client::{self, Dialer};
 use crate::host::Host;
@@ -24,7 +26,7 @@ pub struct RedisNode {
     directory: PathBuf,
     password: Option<String>,
     process: Option<Process>,
-    run_id: String,
+    run_ids: Vec<String>,
 }
 
 /// What a node says of itself.
@@ -53,7 +55,7 @@ impl RedisNode {
         // Bound to every address, so that a node reached by `dsr` serves the VIP as well.
         let mut config = format!(
             "port {REDIS_PORT}\n\
-             bind 0.0.0.0\n\
+             bind * -::*\n\
              protected-mode no\n\
              dir {}\n\
              save \"\"\n\
@@ -78,7 +80,7 @@ impl RedisNode {
             directory,
             password: password.map(str::to_owned),
             process: None,
-            run_id: String::new(),
+            run_ids: vec![],
         })
     }
 
@@ -94,12 +96,17 @@ impl RedisNode {
 
     /// Where it serves, as Sentinel says it.
     pub fn address(&self) -> SocketAddr {
-        SocketAddrV4::new(self.host.address, REDIS_PORT).into()
+        (self.host.service_address(), REDIS_PORT).into()
     }
 
     /// Tells this start of it from all other Redis processes.
     pub fn run_id(&self) -> &str {
-        &self.run_id
+        self.run_ids.last().map_or("", String::as_str)
+    }
+
+    /// Whether this or an earlier start of it had that `run_id`.
+    pub fn was(&self, run_id: &str) -> bool {
+        self.run_ids.iter().any(|it| it == run_id)
     }
 
     /// Starts it, with the data and the configuration that its last run left behind, and waits
@@ -118,7 +125,7 @@ impl RedisNode {
             let _ready: Value = redis::cmd("PING").query(&mut connection)?;
             Ok(Some(Ok(run_id)))
         });
-        self.run_id = answers??;
+        self.run_ids.push(answers??);
         self.process = Some(process);
         Ok(())
     }
@@ -127,6 +134,14 @@ impl RedisNode {
     pub fn kill(&mut self) -> Result<()> {
         self.running()?;
         self.process.take().map_or(Ok(()), Process::kill)
+    }
+
+    /// SHUTDOWN NOSAVE, as an administrator does; waits for its end.
+    pub fn shut_down(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("it is not running")?;
+        // Its end is the answer.
+        let _cut_off = self.ask::<Value>(&["SHUTDOWN", "NOSAVE"]);
+        wait_for(format_args!("{} ends", self.name), PATIENCE, || process.ended()).map(drop)
     }
 
     /// SIGSTOP: it freezes; its host still accepts connections for it.
@@ -162,7 +177,49 @@ impl RedisNode {
         })
     }
 
+    /// When it last became a master, as its log says, to the millisecond. `None` if it did not in
+    /// the last quarter of an hour.
+    pub fn promoted(&self) -> Result<Option<Monotonic>> {
+        let log = fs::read(self.directory.join("redis.log"))?;
+        let log = String::from_utf8_lossy(&log);
+        let wall_clock = SystemTime::now().duration_since(UNIX_EPOCH)?;
+        let line = log.lines().rfind(|line| line.contains("MASTER MODE enabled"));
+        let age = line.and_then(|line| age_of(line, wall_clock));
+        Ok(age.map(|age| Monotonic(Monotonic::now().0.saturating_sub(age.as_nanos() as u64))))
+    }
+
     fn running(&self) -> Result<&Process> {
         self.process.as_ref().with_context(|| format!("{} is not running", self.name))
+    }
+}
+
+/// How old a line of Redis's log is, such as `1:M 22 Nov 2026 20:09:26.123 * …`. It has the local
+/// time of some zone, which may be off by whole quarters of an hour only.
+fn age_of(line: &str, wall_clock: Duration) -> Option<Duration> {
+    const ZONE_STEP: i64 = 15 * 60 * 1000;
+    let time = line.split_whitespace().nth(4)?;
+    let (clock, milliseconds) = time.split_once('.')?;
+    let mut parts = clock.split(':').skip(1).map(str::parse::<i64>);
+    let (minutes, seconds) = (parts.next()?.ok()?, parts.next()?.ok()?);
+    let logged = (minutes * 60 + seconds) * 1000 + milliseconds.parse::<i64>().ok()?;
+    let now = i64::try_from(wall_clock.as_millis()).ok()?;
+    let age = (now - logged).rem_euclid(ZONE_STEP);
+    u64::try_from(age).ok().map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_log_is_as_old_as_its_clock_says_in_any_zone() {
+        let wall_clock = Duration::from_millis(7 * 3_600_000 + 10 * 60_000 + 5_250);
+        for zone in ["07", "12", "23"] {
+            let line = format!("1:M 22 Nov 2026 {zone}:10:05.200 * MASTER MODE enabled");
+            assert_eq!(age_of(&line, wall_clock), Some(Duration::from_millis(50)));
+        }
+        let before_the_quarter = "1:M 22 Nov 2026 12:29:59.000 * MASTER MODE enabled";
+        assert_eq!(age_of(before_the_quarter, wall_clock), Some(Duration::from_millis(606_250)));
+        assert_eq!(age_of("# a banner", wall_clock), None);
     }
 }

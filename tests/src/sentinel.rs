@@ -1,7 +1,7 @@
 //! One real Sentinel.
 
 use std::fs;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,13 +45,19 @@ pub struct Watch {
 }
 
 impl Sentinel {
-    /// Prepares a Sentinel on `host`.
-    pub fn prepare(name: &str, host: &Host, run_directory: &Path, watch: &Watch) -> Result<Self> {
+    /// Prepares a Sentinel on `host`, which runs `script` when it sees a failover.
+    pub fn prepare(
+        name: &str,
+        host: &Host,
+        run_directory: &Path,
+        watch: &Watch,
+        script: Option<&Path>,
+    ) -> Result<Self> {
         let directory = run_directory.join(name);
         fs::create_dir_all(&directory)?;
         let mut config = format!(
             "port {SENTINEL_PORT}\n\
-             bind 0.0.0.0\n\
+             bind * -::*\n\
              protected-mode no\n\
              dir {}\n\
              sentinel monitor {MASTER_NAME} {} {} {QUORUM}\n\
@@ -69,6 +75,10 @@ impl Sentinel {
                  sentinel sentinel-pass {password}\n\
                  sentinel auth-pass {MASTER_NAME} {password}\n"
             );
+        }
+        if let Some(script) = script {
+            let script = script.display();
+            config += &format!("sentinel client-reconfig-script {MASTER_NAME} {script}\n");
         }
         fs::write(directory.join("sentinel.conf"), config)
             .with_context(|| format!("cannot write {name}'s configuration"))?;
@@ -93,7 +103,7 @@ impl Sentinel {
 
     /// Where it serves.
     pub fn address(&self) -> SocketAddr {
-        SocketAddrV4::new(self.host.address, SENTINEL_PORT).into()
+        (self.host.service_address(), SENTINEL_PORT).into()
     }
 
     /// Starts it, with the state that its last run left behind, and waits until it answers.

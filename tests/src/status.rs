@@ -41,7 +41,7 @@ pub struct Service {
     pub vip: String,
     /// Its TCP port.
     pub port: u16,
-    /// `nat` or `dsr`.
+    /// `nat`, `dsr`, `host` or `real`.
     pub mode: String,
     /// Sentinel's name of the master.
     pub master: String,
@@ -55,6 +55,9 @@ pub struct Service {
     pub generation: Option<u32>,
     /// Whether ARP for the VIP is answered.
     pub announcing: bool,
+    /// Mode `host`: whether this host is to have the VIP.
+    #[serde(default)]
+    pub owner: bool,
 }
 
 /// One failover.
@@ -114,5 +117,13 @@ impl Status {
                 .services
                 .iter()
                 .all(|service| service.backend == Some(backend) && service.announcing)
+    }
+
+    /// Mode `host`: whether every service is `owner`'s and not announced here.
+    pub fn leaves_to(&self, owner: SocketAddr) -> bool {
+        !self.services.is_empty()
+            && self.services.iter().all(|service| {
+                service.backend == Some(owner) && !service.announcing && !service.owner
+            })
     }
 }

@@ -48,7 +48,7 @@ struct Shared {
 impl Writer {
     /// Starts to write as `name`, which must be a client's only.
     pub fn start(name: &str, habit: Habit, dialer: &Dialer) -> Self {
-        let ledger = Ledger { client: name.to_owned(), ..Ledger::default() };
+        let ledger = Ledger { client: name.to_owned(), to: Some(dialer.to), ..Ledger::default() };
         let shared = Arc::new(Shared { stop: AtomicBool::new(false), ledger: Mutex::new(ledger) });
         let dialer = Dialer {
             connect_timeout: CONNECT_TIMEOUT,

@@ -136,5 +136,5 @@ fn stays_on(lab: &Lab, traffic: Traffic, old: usize, new: usize) -> Result<()> {
 }
 
 fn generation(lab: &Lab) -> Result<Option<u32>> {
-    Ok(lab.daemon.status()?.services[0].generation)
+    Ok(lab.daemon().status()?.services[0].generation)
 }

@@ -27,7 +27,7 @@ fn a_sentinel_that_is_cut_off_keeps_its_view_and_learns_the_new_one_later() -> R
         Lab::up(Options { sentinels: Placement::Apart, nics: Nics::Two, ..Options::default() })?;
     let old = lab.master()?;
     let (cut_off, view) = (&lab.sentinels[2], lab.nodes[old].address());
-    cut_off.host().cut_off_except(&[lab.director.address])?;
+    cut_off.host().cut_off_except(&[lab.director()])?;
     lab.nodes[old].kill()?;
     wait_until("another node is master", PATIENCE, || Ok(lab.master()? != old))?;
     let cut_off = &lab.sentinels[2];

@@ -28,10 +28,10 @@ fn a_failover_that_vipd_slept_through_is_followed_when_it_is_back() {
     scenario(Options::default(), |lab| {
         let old = lab.master()?;
         let traffic = Traffic::start(lab, old)?;
-        lab.daemon.kill()?;
+        lab.daemon_mut().kill()?;
         lab.nodes[old].kill()?;
         wait_until("Sentinel has made another node master", PATIENCE, || Ok(lab.master()? != old))?;
-        lab.daemon.start()?;
+        lab.daemon_mut().start()?;
         let new = lab.wait_failed_over(old)?;
         traffic.wait_served_by(&lab.nodes[new])?;
         verify_after_failover(lab, &traffic.stop(), new)
@@ -41,7 +41,7 @@ fn a_failover_that_vipd_slept_through_is_followed_when_it_is_back() {
 #[test]
 fn sigterm_takes_the_vip_off_the_network() {
     scenario(Options::default(), |lab| {
-        lab.daemon.stop()?;
+        lab.daemon_mut().stop()?;
         ensure!(!has_xdp(lab)?, "the program is still attached");
         ensure!(!is_reachable(lab), "the VIP still answers");
         // And it can be put back.
@@ -57,11 +57,11 @@ fn sigterm_leaves_traffic_flowing_if_so_configured_until_detach() {
     scenario(Options { daemon, ..Options::default() }, |lab| {
         let master = lab.master()?;
         let traffic = Traffic::start(lab, master)?;
-        lab.daemon.stop()?;
+        lab.daemon_mut().stop()?;
         traffic.wait_served_by(&lab.nodes[master])?;
         let ledgers = traffic.stop();
         ensure!(ledgers.iter().all(|ledger| ledger.failures.is_empty()), "a client noticed");
-        lab.daemon.detach()?;
+        lab.daemon().detach()?;
         ensure!(!has_xdp(lab)?, "the program is still attached");
         ensure!(!is_reachable(lab), "the VIP still answers");
         Ok(())
@@ -71,13 +71,13 @@ fn sigterm_leaves_traffic_flowing_if_so_configured_until_detach() {
 fn vipd_is_killed_under_load(lab: &mut Lab) -> Result<()> {
     let master = lab.master()?;
     let traffic = Traffic::start(lab, master)?;
-    let before = lab.daemon.status()?;
-    lab.daemon.kill()?;
+    let before = lab.daemon().status()?;
+    lab.daemon_mut().kill()?;
     traffic.wait_served_by(&lab.nodes[master])?;
-    lab.daemon.start()?;
-    lab.daemon.wait_serving(lab.nodes[master].address())?;
+    lab.daemon_mut().start()?;
+    lab.daemon().wait_serving(lab.nodes[master].address())?;
     traffic.wait_served_by(&lab.nodes[master])?;
-    let after = lab.daemon.status()?;
+    let after = lab.daemon().status()?;
     let programs = |status: &vipd_tests::status::Status| {
         status
             .interfaces
@@ -103,7 +103,7 @@ fn vipd_is_killed_under_load(lab: &mut Lab) -> Result<()> {
 
 /// Whether the director's `eth0` has an XDP program.
 fn has_xdp(lab: &Lab) -> Result<bool> {
-    let mut command = lab.director.namespace.command("ip");
+    let mut command = lab.director().namespace.command("ip");
     let output = command.args(["link", "show", "dev", "eth0"]).output()?;
     Ok(String::from_utf8_lossy(&output.stdout).contains("prog/xdp"))
 }

@@ -18,7 +18,7 @@ fn a_sentinel_that_was_cut_off_does_not_lead_the_vip_back() {
         let view = lab.nodes[old].address();
         let traffic = Traffic::start(lab, old)?;
         // vipd goes on hearing it, and it goes on naming the old master.
-        lab.sentinels[2].host().cut_off_except(&[lab.director.address])?;
+        lab.sentinels[2].host().cut_off_except(&[lab.director()])?;
         lab.nodes[old].kill()?;
         let new = lab.wait_failed_over(old)?;
         traffic.wait_served_by(&lab.nodes[new])?;
@@ -28,8 +28,8 @@ fn a_sentinel_that_was_cut_off_does_not_lead_the_vip_back() {
         // with nothing in memory but what is pinned, hears them too.
         lab.nodes[old].start()?;
         ensure!(lab.nodes[old].role()? == Role::Master, "it was to come back as a master");
-        lab.daemon.kill()?;
-        lab.daemon.start()?;
+        lab.daemon_mut().kill()?;
+        lab.daemon_mut().start()?;
         traffic.wait_served_by(&lab.nodes[new])?;
         verify(lab, &traffic.ledgers(), new)?;
 
@@ -51,12 +51,12 @@ fn a_vipd_without_memory_does_not_believe_a_minority() {
     let options = Options { sentinels: Placement::Apart, ..Options::default() };
     scenario(options, |lab| {
         let old = lab.master()?;
-        lab.sentinels[2].host().cut_off_except(&[lab.director.address])?;
+        lab.sentinels[2].host().cut_off_except(&[lab.director()])?;
         lab.nodes[old].kill()?;
         let new = lab.wait_failed_over(old)?;
         lab.nodes[old].start()?;
-        lab.daemon.kill()?;
-        lab.daemon.detach()?;
+        lab.daemon_mut().kill()?;
+        lab.daemon().detach()?;
         lab.serve()?;
         verify(lab, &[], new)
     });
@@ -71,7 +71,7 @@ fn traffic_flows_on_while_all_sentinels_are_gone() {
             sentinel.kill()?;
         }
         traffic.wait_served_by(&lab.nodes[master])?;
-        let service = &lab.daemon.status()?.services[0];
+        let service = &lab.daemon().status()?.services[0];
         ensure!(service.announcing && service.backend == Some(lab.nodes[master].address()));
         for sentinel in &mut lab.sentinels {
             sentinel.start()?;
@@ -101,7 +101,7 @@ fn the_vip_is_withdrawn_without_sentinels_if_so_configured() {
         for sentinel in &mut lab.sentinels {
             sentinel.start()?;
         }
-        lab.daemon.wait_serving(lab.nodes[master].address())?;
+        lab.daemon().wait_serving(lab.nodes[master].address())?;
         verify(lab, &[], master)
     });
 }
@@ -110,22 +110,22 @@ fn the_vip_is_withdrawn_without_sentinels_if_so_configured() {
 fn the_vip_is_not_announced_before_a_majority_of_the_sentinels_answers() {
     scenario(Options::default(), |lab| {
         let master = lab.master()?;
-        lab.daemon.stop()?;
+        lab.daemon_mut().stop()?;
         lab.sentinels[0].kill()?;
         lab.sentinels[1].kill()?;
-        lab.daemon.start()?;
+        lab.daemon_mut().start()?;
         // A client in a hurry gives vipd some time to do the wrong thing.
         let hurry = Dialer { connect_timeout: Duration::from_secs(1), ..lab.dialer() };
         ensure!(hurry.connect().is_err(), "the VIP answers");
         ensure!(!is_announced(lab)?, "the VIP is announced");
         lab.sentinels[0].start()?;
-        lab.daemon.wait_serving(lab.nodes[master].address())?;
+        lab.daemon().wait_serving(lab.nodes[master].address())?;
         verify_reached(lab, master)
     });
 }
 
 fn is_announced(lab: &Lab) -> Result<bool> {
-    Ok(lab.daemon.status()?.services.iter().any(|service| service.announcing))
+    Ok(lab.daemon().status()?.services.iter().any(|service| service.announcing))
 }
 
 /// [`verify`] without a majority's word: of the two Sentinels here one is new.

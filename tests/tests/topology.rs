@@ -7,7 +7,7 @@ use vipd_tests::{Lab, Mode, Nics, Options, Placement};
 #[test]
 fn nat_crosses_two_nics() {
     scenario(Options { nics: Nics::Two, ..Options::default() }, |lab| {
-        let interfaces = lab.daemon.status()?.interfaces;
+        let interfaces = lab.daemon().status()?.interfaces;
         ensure!(interfaces.len() == 2, "vipd is to answer on both: {interfaces:?}");
         a_failover(lab)
     });
@@ -17,7 +17,7 @@ fn nat_crosses_two_nics() {
 fn nat_crosses_two_nics_in_generic_mode() {
     let daemon = "xdp_mode = \"generic\"".to_owned();
     scenario(Options { nics: Nics::Two, daemon, ..Options::default() }, |lab| {
-        let interfaces = lab.daemon.status()?.interfaces;
+        let interfaces = lab.daemon().status()?.interfaces;
         ensure!(interfaces.iter().all(|it| it.xdp_mode == "generic"), "{interfaces:?}");
         a_failover(lab)
     });
@@ -32,7 +32,7 @@ fn nat_works_on_a_stick_in_generic_mode() {
 #[test]
 fn veth_gets_the_native_mode_when_the_choice_is_vipds() {
     scenario(Options::default(), |lab| {
-        let interfaces = lab.daemon.status()?.interfaces;
+        let interfaces = lab.daemon().status()?.interfaces;
         ensure!(interfaces.iter().all(|it| it.xdp_mode == "native"), "{interfaces:?}");
         Ok(())
     });
@@ -42,7 +42,7 @@ fn veth_gets_the_native_mode_when_the_choice_is_vipds() {
 fn nat_works_with_passwords() {
     scenario(Options { password: secret(), ..Options::default() }, |lab| {
         a_failover(lab)?;
-        let log = std::fs::read_to_string(lab.daemon.log())?;
+        let log = std::fs::read_to_string(lab.daemon().log())?;
         ensure!(!log.contains("open-sesame"), "the password is in vipd's log");
         Ok(())
     });
@@ -62,7 +62,7 @@ fn sentinels_may_have_hosts_of_their_own() {
 #[test]
 fn check_finds_nothing_wrong_with_a_lab() {
     scenario(Options::default(), |lab| {
-        let checked = lab.daemon.check()?;
+        let checked = lab.daemon().check()?;
         for node in &lab.nodes {
             let address = node.address().to_string();
             ensure!(checked.contains(&address), "nothing about {address}:\n{checked}");

@@ -1,12 +1,13 @@
 //! The command line. Names and meaning are a contract: others script against them.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{
-    Config, DEFAULT_CONFIG, DEFAULT_CONTROL_SOCKET, DEFAULT_PIN_DIR, Endpoint, Error, Mode,
-    OnSentinelLoss, OnStop, VipFlag, XdpMode,
+    Config, DEFAULT_CONFIG, DEFAULT_CONTROL_SOCKET, DEFAULT_NOTIFY_SOCKET, DEFAULT_PIN_DIR, Daemon,
+    Endpoint, Error, Mode, OnSentinelLoss, OnStop, VipFlag, XdpMode,
 };
 
 /// One virtual IP that follows a Redis or Valkey master, in the kernel.
@@ -30,6 +31,17 @@ pub enum Command {
     Check(RunFlags),
     /// Show what a running vipd does: services, masters, counters, last failovers
     Status(StatusFlags),
+    /// Let a running vipd read its configuration file again
+    ///
+    /// What has changed is applied, and VIPs that are not concerned see nothing of it. A file that
+    /// can't be used changes nothing. SIGHUP does the same, with the answer in the log.
+    Reload(SocketFlags),
+    /// Stand in for Sentinel's client-reconfig-script: tell a running vipd to ask the Sentinels
+    ///
+    /// Exit status 0: told; 1: no vipd answers, Sentinel tries again later; 2: it never would
+    /// succeed. A link to vipd with the name vipd-notify does the same without the word `notify`,
+    /// since Sentinel calls a script without arguments of one's own.
+    Notify(NotifyFlags),
     /// Remove the pinned program and maps that an earlier vipd left in the kernel
     Detach(DetachFlags),
 }
@@ -55,7 +67,7 @@ pub struct InlineFlags {
     #[arg(long = "interface", value_name = "IF", value_delimiter = ',')]
     pub interfaces: Vec<String>,
 
-    /// Virtual IPv4 address, with the port clients use (default 6379); may be repeated
+    /// Virtual address, with the port clients use (default 6379; [IPV6]:PORT); may be repeated
     #[arg(long = "vip", value_name = "ADDR[:PORT]", value_delimiter = ',')]
     pub vips: Vec<VipFlag>,
 
@@ -67,7 +79,7 @@ pub struct InlineFlags {
     #[arg(long = "sentinel", value_name = "HOST:PORT", value_delimiter = ',')]
     pub sentinels: Vec<Endpoint>,
 
-    /// How the VIP's traffic is carried: nat (default) or dsr
+    /// How the VIP's traffic is carried: nat (default), dsr, or host (on the Redis hosts)
     #[arg(long, value_name = "MODE")]
     pub mode: Option<Mode>,
 
@@ -143,6 +155,38 @@ pub struct DetachFlags {
     pub pin_dir: Option<PathBuf>,
 }
 
+/// How to find a running vipd.
+#[derive(Clone, Debug, Default, PartialEq, Args)]
+pub struct SocketFlags {
+    /// Configuration file of the running vipd; default /etc/vipd/vipd.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Its control socket, instead of a configuration file
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    pub socket: Option<PathBuf>,
+}
+
+/// Flags of `notify`.
+#[derive(Clone, Debug, Default, PartialEq, Args)]
+pub struct NotifyFlags {
+    /// Configuration file of the running vipd; default $VIPD_CONFIG, or /etc/vipd/vipd.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Its control or notify socket, instead of a configuration file; default $VIPD_SOCKET
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    pub socket: Option<PathBuf>,
+    /// What Sentinel calls its script with
+    #[arg(
+        required = true,
+        num_args = 7,
+        value_names = ["MASTER", "ROLE", "STATE", "FROM-IP", "FROM-PORT", "TO-IP", "TO-PORT"]
+    )]
+    pub arguments: Vec<String>,
+}
+
+/// The name by which vipd is `vipd notify`, for a link to be named in sentinel.conf.
+pub const NOTIFY_NAME: &str = "vipd-notify";
+
 /// What `status` and `detach` need to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
@@ -150,6 +194,14 @@ pub struct Paths {
     pub control_socket: PathBuf,
     /// The directory in bpffs.
     pub pin_dir: PathBuf,
+}
+
+impl RunFlags {
+    /// The file that the configuration is from, if it is from one.
+    pub fn file(&self) -> Option<PathBuf> {
+        let default = || self.inline.is_empty().then(|| DEFAULT_CONFIG.into());
+        self.config.clone().or_else(default)
+    }
 }
 
 impl InlineFlags {
@@ -170,6 +222,54 @@ impl DetachFlags {
     /// Where the earlier vipd pinned, and where it listens if it still runs.
     pub fn paths(&self) -> Result<Paths, Error> {
         paths_of(self.config.as_deref(), self.socket.as_deref(), self.pin_dir.as_deref())
+    }
+}
+
+impl SocketFlags {
+    /// Where the running vipd listens.
+    pub fn control_socket(&self) -> Result<PathBuf, Error> {
+        let paths = paths_of(self.config.as_deref(), self.socket.as_deref(), None)?;
+        Ok(paths.control_socket)
+    }
+}
+
+impl NotifyFlags {
+    /// Where the running vipd may listen, in the order in which to try. `variable` looks up an
+    /// environment variable.
+    pub fn sockets(
+        &self,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Vec<PathBuf>, Error> {
+        let variable = |name| variable(name).map(PathBuf::from);
+        let (socket, config) = match (&self.socket, &self.config) {
+            (None, None) => (variable("VIPD_SOCKET"), variable("VIPD_CONFIG")),
+            (socket, config) => (socket.clone(), config.clone()),
+        };
+        if let Some(socket) = socket {
+            return Ok(vec![socket]);
+        }
+        let daemon = match Config::load(config.as_deref().unwrap_or(Path::new(DEFAULT_CONFIG))) {
+            Ok(config) => config.daemon,
+            // There may be none, and Sentinel's user may not be allowed to read it.
+            Err(Error::Read { .. }) if config.is_none() => {
+                Daemon { notify_socket: Some(DEFAULT_NOTIFY_SOCKET.into()), ..Daemon::default() }
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(std::iter::once(daemon.control_socket).chain(daemon.notify_socket).collect())
+    }
+}
+
+impl Cli {
+    /// The arguments of this process, which may be called by the name [`NOTIFY_NAME`].
+    pub fn arguments(given: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+        let mut given = given.into_iter();
+        let program = given.next().unwrap_or_else(|| "vipd".into());
+        let by_name = Path::new(&program).file_name().is_some_and(|name| name == NOTIFY_NAME);
+        // Whatever Sentinel gives are arguments; it knows no flags.
+        let inserted = if by_name { &["notify", "--"][..] } else { &[] };
+        let inserted = inserted.iter().map(OsString::from);
+        std::iter::once(program).chain(inserted).chain(given).collect()
     }
 }
 
@@ -232,7 +332,12 @@ mod tests {
         let config = config(ONE).unwrap();
         assert_eq!(config.daemon.interfaces, ["eth1"]);
         assert_eq!(config.sentinel.endpoints.len(), 2);
-        let services = vec![Service { port: 6379, master: "mymaster".into(), backend_port: None }];
+        let services = vec![Service {
+            port: 6379,
+            master: "mymaster".into(),
+            role: crate::config::ServiceRole::Master,
+            backend_port: None,
+        }];
         let address = "198.18.0.250".parse().unwrap();
         let expected = Vip { address, mode: Mode::Nat, source: Source::Auto, services };
         assert_eq!(config.vips, [expected]);
@@ -267,7 +372,7 @@ mod tests {
         assert_eq!(config.daemon.on_sentinel_loss, OnSentinelLoss::Withdraw);
         assert_eq!(config.daemon.on_stop, OnStop::Keep);
         assert_eq!(config.sentinel.login, login("a", "/a"));
-        assert_eq!(config.redis, login("b", "/b"));
+        assert_eq!(config.redis.login, login("b", "/b"));
     }
 
     #[test]
@@ -278,13 +383,11 @@ mod tests {
             ("--vip 198.18.0.250", "--interface is missing"),
             ("--interface e --vip 198.18.0.250 --master m", "--sentinel is missing"),
             ("--interface e --vip 198.18.0.250 --sentinel h:1", "--master is missing"),
-            ("--vip fd98:18::250", "IPv6 VIPs come with a later version"),
-            ("--vip [fd98:18::250]:6379", "IPv6 VIPs come with a later version"),
+            ("--vip [fd98:18::250]6379", "write [ADDRESS]:PORT"),
             ("--vip 198.18.0.250:0", "not a number from 1 to 65535"),
             ("--vip 198.18.0.250:x", "not a number from 1 to 65535"),
-            ("--vip eth0", "is not an IPv4 address"),
+            ("--vip eth0", "is not an IP address"),
             ("--sentinel 198.18.0.101", "the port is missing"),
-            ("--mode host", "this one has \"nat\" and \"dsr\""),
             ("--mode tun", "there are \"nat\" and \"dsr\""),
             ("--redis-password hunter2", "unexpected argument"),
             (
@@ -308,5 +411,56 @@ mod tests {
         assert_eq!(detach.paths().unwrap(), expected);
         let missing = StatusFlags { config: Some("/nonexistent".into()), ..StatusFlags::default() };
         assert!(missing.paths().is_err());
+    }
+
+    const HINT: [&str; 7] =
+        ["mymaster", "leader", "start", "198.18.0.101", "8000", "198.18.0.102", "8000"];
+
+    fn notify_flags(words: &[&str]) -> Result<NotifyFlags, clap::Error> {
+        let given = words.iter().chain(&HINT).map(OsString::from);
+        match Cli::try_parse_from(Cli::arguments(given))?.command {
+            Command::Notify(flags) => Ok(flags),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn sentinel_calls_a_link_without_the_word_notify() {
+        for words in [&["/usr/bin/vipd", "notify"][..], &["/opt/vipd-notify"]] {
+            let flags = notify_flags(words).unwrap();
+            assert_eq!(flags.arguments, HINT, "{words:?}");
+        }
+        let given = ["/opt/vipd-notify", "mymaster"].map(OsString::from);
+        let error = Cli::try_parse_from(Cli::arguments(given)).unwrap_err();
+        assert_eq!(error.exit_code(), 2, "which Sentinel does not repeat");
+    }
+
+    #[test]
+    fn notify_finds_its_vipd() {
+        let dir = std::env::temp_dir().join(format!("vipd-notify-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let file = dir.join("vipd.toml");
+        let text = "[daemon]\ninterfaces = [\"eth1\"]\ncontrol_socket = \"/c\"\nnotify_socket = \
+                    \"/n\"\n[sentinel]\nendpoints = [\"198.18.0.101:26379\"]\n[[vip]]\naddress = \
+                    \"198.18.0.250\"\n[[vip.service]]\nport = 6379\nmaster = \"mymaster\"\n";
+        std::fs::write(&file, text).unwrap();
+        let find = |words: &[&str], variables: &[(&str, &str)]| {
+            let words = [&["vipd", "notify"], words].concat();
+            let value = |name: &str| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| OsString::from(value))
+            };
+            notify_flags(&words).unwrap().sockets(value)
+        };
+        let path = file.to_str().unwrap();
+        let both = [PathBuf::from("/c"), PathBuf::from("/n")];
+        assert_eq!(find(&["--config", path], &[]).unwrap(), both);
+        assert_eq!(find(&[], &[("VIPD_CONFIG", path)]).unwrap(), both);
+        let socket = [PathBuf::from("/s")];
+        assert_eq!(find(&["--socket", "/s"], &[("VIPD_SOCKET", "/x")]).unwrap(), socket);
+        assert_eq!(find(&[], &[("VIPD_SOCKET", "/s"), ("VIPD_CONFIG", path)]).unwrap(), socket);
+        let broken = find(&[], &[("VIPD_CONFIG", "/nonexistent")]);
+        assert!(broken.is_err(), "what was named must be there: {broken:?}");
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }

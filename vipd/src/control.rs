@@ -1,4 +1,8 @@
 //! The control socket: one JSON line asks, one JSON line answers. Mode 0600: root's.
+//!
+//! The socket for hints speaks the same, has mode 0666 and takes nothing but [`Request::Notify`]:
+//! for Sentinels that run as a user of their own. It has its own bound on conversations, so nobody
+//! who fills it is in root's way.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -14,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::debug;
 
+use crate::notify::Hint;
 use crate::status::Status;
 
 /// The longest that either side waits for the other.
@@ -26,11 +31,15 @@ const MAX_RESPONSE: u64 = 16 << 20;
 const MAX_CONVERSATIONS: usize = 16;
 
 /// What can be asked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Request {
     /// The status document.
     Status,
+    /// Read the configuration file again.
+    Reload,
+    /// A Sentinel says that a master has changed: ask them all.
+    Notify(Hint),
 }
 
 /// What is answered.
@@ -39,6 +48,10 @@ pub enum Request {
 pub enum Response {
     /// To [`Request::Status`].
     Status(Box<Status>),
+    /// To the others: it is done.
+    Done,
+    /// To [`Request::Notify`]: that master is none of this vipd's, and never will be.
+    Unknown(String),
     /// The request was not understood, or could not be carried out.
     Error(String),
 }
@@ -78,6 +91,32 @@ pub enum Error {
     },
 }
 
+/// Who may ask, and what.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// Root, everything.
+    Control,
+    /// Everybody, [`Request::Notify`].
+    Hints,
+}
+
+impl Access {
+    fn mode(self) -> u32 {
+        match self {
+            Self::Control => 0o600,
+            Self::Hints => 0o666,
+        }
+    }
+
+    fn allows(self, request: &Request) -> bool {
+        match (self, request) {
+            (Self::Control, Request::Status | Request::Reload | Request::Notify(_))
+            | (Self::Hints, Request::Notify(_)) => true,
+            (Self::Hints, Request::Status | Request::Reload) => false,
+        }
+    }
+}
+
 /// The listening socket. Dropping it removes the file.
 #[derive(Debug)]
 pub struct Control {
@@ -91,7 +130,11 @@ impl Control {
     /// # Errors
     ///
     /// [`Error::InUse`] and [`Error::Listen`].
-    pub async fn listen(path: &Path, questions: mpsc::Sender<Question>) -> Result<Self, Error> {
+    pub async fn listen(
+        path: &Path,
+        access: Access,
+        questions: mpsc::Sender<Question>,
+    ) -> Result<Self, Error> {
         let failed = |source| Error::Listen { path: path.to_owned(), source };
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(failed)?;
@@ -106,8 +149,9 @@ impl Control {
             Ok(_) => std::fs::remove_file(path).map_err(failed)?,
             Err(_not_there) => {}
         }
-        let listener = bind_private(path).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), task: tokio::spawn(serve(listener, questions)) })
+        let listener = bind_with_mode(path, access.mode()).map_err(failed)?;
+        let task = tokio::spawn(serve(listener, access, questions));
+        Ok(Self { path: path.to_owned(), task })
     }
 }
 
@@ -142,14 +186,14 @@ pub async fn ask(path: &Path, request: Request) -> Result<Response, Error> {
     serde_json::from_slice(&text).map_err(|error| answer(error.to_string()))
 }
 
-/// Binds to a name beside the real one, makes it private, and moves it there: nobody else can
-/// connect in between.
-fn bind_private(path: &Path) -> io::Result<UnixListener> {
+/// Binds to a name beside the real one, sets its mode, and moves it there: nobody else can connect
+/// in between.
+fn bind_with_mode(path: &Path, mode: u32) -> io::Result<UnixListener> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(format!(".{}", std::process::id()));
     let temporary = PathBuf::from(temporary);
     let listener = UnixListener::bind(&temporary)?;
-    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o600))
+    std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(mode))
         .and_then(|()| std::fs::rename(&temporary, path))
         .inspect_err(|_| {
             // The first error is the one to report.
@@ -158,7 +202,7 @@ fn bind_private(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn serve(listener: UnixListener, questions: mpsc::Sender<Question>) {
+async fn serve(listener: UnixListener, access: Access, questions: mpsc::Sender<Question>) {
     let places = std::sync::Arc::new(Semaphore::new(MAX_CONVERSATIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
@@ -167,7 +211,7 @@ async fn serve(listener: UnixListener, questions: mpsc::Sender<Question>) {
                 let questions = questions.clone();
                 tokio::spawn(async move {
                     let _place = place;
-                    match timeout(PATIENCE, converse(stream, questions)).await {
+                    match timeout(PATIENCE, converse(stream, access, questions)).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => debug!(%error, "control connection"),
                         Err(_) => debug!("control connection timed out"),
@@ -183,11 +227,18 @@ async fn serve(listener: UnixListener, questions: mpsc::Sender<Question>) {
     }
 }
 
-async fn converse(stream: UnixStream, questions: mpsc::Sender<Question>) -> io::Result<()> {
+async fn converse(
+    stream: UnixStream,
+    access: Access,
+    questions: mpsc::Sender<Question>,
+) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut text = Vec::new();
     BufReader::new(reader).take(MAX_REQUEST).read_until(b'\n', &mut text).await?;
     let response = match serde_json::from_slice(&text) {
+        Ok(request) if !access.allows(&request) => {
+            Response::Error("this socket takes only `vipd notify`".to_owned())
+        }
         Ok(request) => {
             let (answer, answered) = oneshot::channel();
             let stopping = || Response::Error("vipd is stopping".to_owned());
@@ -222,7 +273,7 @@ mod tests {
     async fn a_question_reaches_the_driver_and_its_answer_comes_back() {
         let path = socket("ask");
         let (sender, mut questions) = mpsc::channel::<Question>(1);
-        let control = Control::listen(&path, sender).await.unwrap();
+        let control = Control::listen(&path, Access::Control, sender).await.unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let driver = tokio::spawn(async move {
@@ -241,13 +292,13 @@ mod tests {
     async fn a_second_vipd_is_refused_and_a_dead_one_s_file_replaced() {
         let path = socket("second");
         let (sender, _questions) = mpsc::channel(1);
-        let first = Control::listen(&path, sender.clone()).await.unwrap();
-        let second = Control::listen(&path, sender.clone()).await;
+        let first = Control::listen(&path, Access::Control, sender.clone()).await.unwrap();
+        let second = Control::listen(&path, Access::Control, sender.clone()).await;
         assert!(matches!(second, Err(Error::InUse(_))), "{second:?}");
         drop(first);
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        Control::listen(&path, sender).await.unwrap();
+        Control::listen(&path, Access::Control, sender).await.unwrap();
     }
 
     #[tokio::test]
@@ -255,7 +306,7 @@ mod tests {
         let path = socket("file");
         std::fs::write(&path, "precious").unwrap();
         let (sender, _questions) = mpsc::channel(1);
-        let refused = Control::listen(&path, sender).await;
+        let refused = Control::listen(&path, Access::Control, sender).await;
         assert!(matches!(refused, Err(Error::Listen { .. })), "{refused:?}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
         std::fs::remove_file(&path).unwrap();
@@ -272,11 +323,34 @@ mod tests {
     async fn nonsense_is_answered_with_an_error() {
         let path = socket("nonsense");
         let (sender, _questions) = mpsc::channel(1);
-        let _control = Control::listen(&path, sender).await.unwrap();
+        let _control = Control::listen(&path, Access::Control, sender).await.unwrap();
         let mut stream = UnixStream::connect(&path).await.unwrap();
         stream.write_all(b"\"reboot\"\n").await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         assert!(answer.contains("not a request"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn the_socket_for_hints_is_everybodys_and_takes_nothing_else() {
+        let path = socket("hints");
+        let (sender, mut questions) = mpsc::channel::<Question>(1);
+        let _control = Control::listen(&path, Access::Hints, sender).await.unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o666);
+        for request in [Request::Status, Request::Reload] {
+            let response = ask(&path, request).await.unwrap();
+            assert!(matches!(response, Response::Error(_)), "{response:?}");
+        }
+        let words = ["m", "leader", "start", "198.18.0.101", "1", "198.18.0.102", "2"];
+        let hint = Hint::from_arguments(&words.map(str::to_owned)).unwrap();
+        let expected = Request::Notify(hint.clone());
+        let driver = tokio::spawn(async move {
+            let (request, answer) = questions.recv().await.unwrap();
+            answer.send(Response::Done).unwrap();
+            request
+        });
+        assert_eq!(ask(&path, Request::Notify(hint)).await.unwrap(), Response::Done);
+        assert_eq!(driver.await.unwrap(), expected, "and the first two never arrived");
     }
 }

@@ -7,14 +7,15 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use vipd::cli::{Cli, Command, DetachFlags, RunFlags, StatusFlags};
+use vipd::cli::{Cli, Command, DetachFlags, NotifyFlags, RunFlags, SocketFlags, StatusFlags};
 use vipd::config::Config;
 use vipd::control::{self, Request, Response};
 use vipd::logging::Log;
-use vipd::{check, datapath, driver, pinned};
+use vipd::notify::{self, Hint, Outcome};
+use vipd::{check, detach, driver, pinned};
 
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
+    let command = Cli::parse_from(Cli::arguments(std::env::args_os())).command;
     let log = match log(&command) {
         Ok(log) => log,
         Err(error) => {
@@ -37,10 +38,12 @@ async fn dispatch(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run(flags) => {
             abort_on_panic();
-            driver::run(Config::from_flags(&flags)?).await.map(|()| ExitCode::SUCCESS)
+            driver::run(Config::from_flags(&flags)?, flags.file()).await.map(|()| ExitCode::SUCCESS)
         }
         Command::Check(flags) => run_check(&flags).await,
         Command::Status(flags) => status(&flags).await,
+        Command::Reload(flags) => reload(&flags).await,
+        Command::Notify(flags) => Ok(notify(&flags).await),
         Command::Detach(flags) => detach(&flags).await,
     }
 }
@@ -56,6 +59,7 @@ async fn status(flags: &StatusFlags) -> Result<ExitCode> {
     let (status, code) = match control::ask(&paths.control_socket, Request::Status).await {
         Ok(Response::Status(status)) => (*status, ExitCode::SUCCESS),
         Ok(Response::Error(error)) => bail!("vipd could not tell its status: {error}"),
+        Ok(other) => bail!("vipd answers something else: {other:?}"),
         Err(control::Error::NotRunning { path, source }) => {
             let pinned = pinned::status(&paths.pin_dir)?;
             let pinned = pinned.with_context(|| {
@@ -77,6 +81,30 @@ async fn status(flags: &StatusFlags) -> Result<ExitCode> {
     Ok(code)
 }
 
+async fn reload(flags: &SocketFlags) -> Result<ExitCode> {
+    match control::ask(&flags.control_socket()?, Request::Reload).await? {
+        Response::Done => Ok(ExitCode::SUCCESS),
+        Response::Error(why) => bail!("nothing was changed: {why}"),
+        other => bail!("vipd answers something else: {other:?}"),
+    }
+}
+
+/// Its exit status is for Sentinel; see [`Outcome::exit_code`].
+async fn notify(flags: &NotifyFlags) -> ExitCode {
+    let outcome = match Hint::from_arguments(&flags.arguments) {
+        Err(why) => Outcome::Refused(why),
+        Ok(hint) => match flags.sockets(|name| std::env::var_os(name)) {
+            Ok(sockets) => notify::tell(&sockets, &hint).await,
+            // A file that is being edited is whole by the next attempt.
+            Err(error) => Outcome::Unheard(error.to_string()),
+        },
+    };
+    if let Outcome::Unheard(why) | Outcome::Refused(why) = &outcome {
+        eprintln!("vipd: {why}");
+    }
+    outcome.exit_code()
+}
+
 async fn detach(flags: &DetachFlags) -> Result<ExitCode> {
     let paths = flags.paths()?;
     if let Ok(Response::Status(status)) = control::ask(&paths.control_socket, Request::Status).await
@@ -86,24 +114,10 @@ async fn detach(flags: &DetachFlags) -> Result<ExitCode> {
             status.pid.unwrap_or_default()
         );
     }
-    let removed = datapath::detach_all(&paths.pin_dir)?;
-    let mut text = String::new();
-    for interface in &removed.interfaces {
-        text += &format!("detached from {interface}\n");
-    }
-    for map in &removed.maps {
-        text += &format!("removed {map}\n");
-    }
-    for left in &removed.left {
-        text += &format!("left alone, not vipd's: {left}\n");
-    }
-    if text.is_empty() {
-        text = format!("nothing was pinned in {}\n", paths.pin_dir.display());
-    }
-    print(&text)?;
+    let removed = detach::detach(&paths)?;
+    print(&removed.to_string())?;
     Ok(ExitCode::SUCCESS)
 }
-
 /// A task that panicked would leave a daemon that looks alive and follows no failover. Dead, it is
 /// started again by whoever watches over it, while what is pinned forwards on.
 fn abort_on_panic() {
@@ -129,7 +143,7 @@ fn log(command: &Command) -> Result<Log> {
         Command::Run(_) => "info",
         // Its report says everything.
         Command::Check(_) => "error",
-        Command::Status(_) | Command::Detach(_) => "warn",
+        Command::Status(_) | Command::Reload(_) | Command::Notify(_) | Command::Detach(_) => "warn",
     };
     let filter = EnvFilter::try_from_env("VIPD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let log = Log::start(std::io::stderr()).context("cannot start logging")?;

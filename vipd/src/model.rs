@@ -1,10 +1,10 @@
 //! The words that every part of the daemon shares.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde::Serialize;
-use vipd_common::addr::MacAddr;
+use vipd_common::addr::{MacAddr, mapped};
 
 /// A Sentinel master name, as an index into [`crate::config::Config::masters`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -26,6 +26,20 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// The 16 bytes in which the maps hold an address of either family: IPv4 as
+/// [`vipd_common::addr::mapped`].
+pub fn mapped_ip(ip: IpAddr) -> [u8; 16] {
+    match ip {
+        IpAddr::V4(v4) => mapped(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The reverse of [`mapped_ip`].
+pub fn unmapped_ip(bytes: [u8; 16]) -> IpAddr {
+    Ipv6Addr::from(bytes).to_canonical()
+}
+
 /// How a Redis node is reached on the link layer, as the routing and neighbour tables say now.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NextHop {
@@ -38,9 +52,9 @@ pub struct NextHop {
     /// 802.1Q VLAN id, 0 for none.
     pub vlan: u16,
     /// The router, if the node is not on the link.
-    pub router: Option<Ipv4Addr>,
+    pub router: Option<IpAddr>,
     /// The source address the kernel would use towards the node.
-    pub source: Ipv4Addr,
+    pub source: IpAddr,
     /// The prefixes (address, length) that are on-link on that interface.
-    pub on_link: Vec<(Ipv4Addr, u8)>,
+    pub on_link: Vec<(IpAddr, u8)>,
 }

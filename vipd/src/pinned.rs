@@ -1,14 +1,16 @@
 //! `vipd status` without a daemon: what is pinned, and forwards on.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Result;
-use vipd_common::addr::unmapped;
-use vipd_common::maps::{Address, ForwardMode, ServiceState as Kernel};
+use vipd_common::maps::{Address, ServiceState as Kernel};
 
+use crate::config::{Mode, ServiceRole};
 use crate::datapath::{self, Inspection};
-use crate::status::{Counter, Interface, Service, ServiceState, Status};
+use crate::model::unmapped_ip;
+use crate::netdev;
+use crate::status::{Counter, Interface, Member, Service, ServiceState, Status};
 
 /// The status of what is pinned below `pin_dir`, or `None` if nothing is.
 ///
@@ -56,28 +58,42 @@ fn describe(found: &Inspection, pin_dir: &Path) -> Status {
 
 fn services(found: &Inspection) -> Vec<Service> {
     let Some(actual) = &found.actual else { return Vec::new() };
-    let described = actual.services.iter().filter_map(|(key, &index)| {
+    // What can't be read is not held.
+    let own = netdev::host_addresses().unwrap_or_default();
+    let described = actual.services.iter().map(|(key, &index)| {
         let active = actual.active(index);
         let confirmed = actual.confirmed(index);
         let address = actual.addresses.get(&key.ip());
         let backend = actual.backend(index);
-        let up = active.state() == Kernel::Up;
-        let is_dsr = backend.is_some_and(|it| it.mode == ForwardMode::Dsr as u32);
-        let IpAddr::V4(vip) = key.ip() else { return None };
-        Some(Service {
-            vip,
+        let is_group = active.state() == Kernel::Group;
+        let up = is_group || active.state() == Kernel::Up;
+        let flags = address.copied().unwrap_or_default();
+        let mode = [(Address::DSR, Mode::Dsr), (Address::HOST, Mode::Host)];
+        let mode = mode.into_iter().find(|(flag, _)| flags.has(*flag));
+        let is_host = flags.has(Address::HOST);
+        Service {
+            vip: key.ip(),
             port: key.port(),
-            mode: if is_dsr { "dsr" } else { "nat" }.to_owned(),
+            mode: mode.map_or(Mode::Nat, |(_, mode)| mode).name().to_owned(),
             // The name is only in the daemon's configuration.
             master: String::new(),
+            role: if is_group { ServiceRole::Replica } else { ServiceRole::Master }
+                .name()
+                .to_owned(),
+            members: actual
+                .members(index)
+                .filter(|it| it.is_up)
+                .map(|it| Member { addr: it.node, serving: it.is_listed })
+                .collect(),
             state: if up { ServiceState::Pinned } else { ServiceState::Down },
-            backend: backend.filter(|_| up).map(|it| {
-                SocketAddr::new(IpAddr::V4(unmapped(it.addr).into()), u16::from_be_bytes(it.port))
-            }),
+            backend: backend
+                .filter(|_| up)
+                .map(|it| SocketAddr::new(unmapped_ip(it.addr), u16::from_be_bytes(it.port))),
             epoch: (confirmed.valid != 0).then_some(confirmed.epoch),
             generation: active.generation(),
-            announcing: address.is_some_and(|address| address.has(Address::ANNOUNCE)),
-        })
+            announcing: flags.has(Address::ANNOUNCE) && (!is_host || found.leased),
+            owner: is_host && own.iter().any(|it| it.address == key.ip()),
+        }
     });
     described.collect()
 }

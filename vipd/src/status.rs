@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,9 @@ pub struct Status {
 /// Failovers kept.
 pub const MAX_FAILOVERS: usize = 64;
 
+/// Entries that those have at most, one for each service of the master; the oldest are left out.
+pub const MAX_FAILOVER_ENTRIES: usize = 2048;
+
 /// An interface.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Interface {
@@ -54,13 +57,19 @@ pub struct Interface {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Service {
     /// The virtual address.
-    pub vip: Ipv4Addr,
+    pub vip: IpAddr,
     /// TCP port on it.
     pub port: u16,
-    /// `nat` or `dsr`.
+    /// `nat`, `dsr` or `host`.
     pub mode: String,
     /// Sentinel's name of the master.
     pub master: String,
+    /// `master`, or `replica`: new connections are spread over `members`.
+    #[serde(default = "master")]
+    pub role: String,
+    /// With role `replica`: the nodes that carry connections.
+    #[serde(default)]
+    pub members: Vec<Member>,
     /// See [`ServiceState`].
     pub state: ServiceState,
     /// Where its packets go now.
@@ -71,6 +80,22 @@ pub struct Service {
     pub generation: u32,
     /// Whether ARP for the VIP is answered.
     pub announcing: bool,
+    /// Mode `host`: whether the VIP is an address of this host now.
+    #[serde(default)]
+    pub owner: bool,
+}
+
+/// A node of a service with role `replica`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Whether it gets new connections. If not, it keeps those that it has.
+    pub serving: bool,
+}
+
+fn master() -> String {
+    "master".to_owned()
 }
 
 /// How a service is.
@@ -106,6 +131,19 @@ pub struct Failover {
     pub epoch: u64,
     /// When.
     pub timeline: Timeline,
+    /// How many services were moved together.
+    #[serde(default = "one")]
+    pub services: u32,
+    /// When the last of them was; `timeline.flip_ns` is when the first was.
+    #[serde(default)]
+    pub last_flip_ns: Option<u64>,
+    /// How long finding out what to write took, before the first.
+    #[serde(default)]
+    pub planned_ns: Option<u64>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// The moments of a failover; see [`timeline::Timeline`] for what each is.
@@ -210,8 +248,13 @@ impl fmt::Display for Status {
         for problem in &self.problems {
             writeln!(f, "problem: {problem}")?;
         }
+        let mut before: Option<&Failover> = None;
         for it in &self.failovers {
-            write!(f, "{it}")?;
+            // One for all services that moved together.
+            if before.is_none_or(|before| !before.is_with(it)) {
+                write!(f, "{it}")?;
+            }
+            before = Some(it);
         }
         let moved: Vec<_> = self.counters.iter().filter(|(_, it)| it.packets > 0).collect();
         if !moved.is_empty() {
@@ -239,9 +282,15 @@ impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = serde_json::to_value(self.state).ok();
         let state = state.as_ref().and_then(|it| it.as_str()).unwrap_or_default();
-        write!(f, "service {}:{} ({}, {}): {state}", self.vip, self.port, self.mode, self.master)?;
+        let socket = SocketAddr::new(self.vip, self.port);
+        write!(f, "service {socket} ({}, {}): {state}", self.mode, self.master)?;
         if let Some(backend) = self.backend {
             write!(f, ", master {backend}")?;
+        }
+        if self.role == "replica" {
+            let serving = self.members.iter().filter(|it| it.serving);
+            let serving: Vec<_> = serving.map(|it| it.addr.to_string()).collect();
+            write!(f, ", read from {}", serving.join(" "))?;
         }
         if let Some(epoch) = self.epoch {
             write!(f, ", epoch {epoch}")?;
@@ -251,13 +300,36 @@ impl fmt::Display for Service {
     }
 }
 
+impl Failover {
+    /// Whether it is the same change of the same master.
+    fn is_with(&self, other: &Self) -> bool {
+        (&self.master, self.to, self.epoch, self.timeline)
+            == (&other.master, other.to, other.epoch, other.timeline)
+    }
+}
+
+/// The rest of this many.
+struct Others(u32);
+
+impl fmt::Display for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 | 1 => Ok(()),
+            services => write!(f, " and {} more", services - 1),
+        }
+    }
+}
+
 impl fmt::Display for Failover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let from = self.from.map_or_else(|| "nothing".to_owned(), |from| from.to_string());
         writeln!(
             f,
-            "failover of {} from {from} to {}, epoch {}:",
-            self.service, self.to, self.epoch
+            "failover of {}{} from {from} to {}, epoch {}:",
+            self.service,
+            Others(self.services),
+            self.to,
+            self.epoch
         )?;
         let moments = timeline::Timeline::from(&self.timeline).moments();
         let Some((_, start)) = moments.first().copied() else { return Ok(()) };
@@ -287,6 +359,9 @@ mod tests {
                 first_packet_ns: Some(2_261_000_000),
                 ..Timeline::default()
             },
+            services: 1,
+            last_flip_ns: None,
+            planned_ns: None,
         };
         assert_eq!(
             failover.to_string(),

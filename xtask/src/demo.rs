@@ -11,6 +11,9 @@ pub struct Arguments {
     /// How vipd carries the VIP's traffic.
     #[arg(long, value_enum, default_value = "nat")]
     mode: Mode,
+    /// Of the VIP, Redis and the Sentinels; the script recipe of mode `host` is for v4.
+    #[arg(long, value_enum, default_value = "v4")]
+    family: Family,
     /// Print one JSON object instead of the story.
     #[arg(long)]
     json: bool,
@@ -23,6 +26,8 @@ pub enum Mode {
     Nat,
     /// Direct server return: replies go straight to the client.
     Dsr,
+    /// vipd on every Redis host: the master's has the VIP.
+    Host,
 }
 
 impl Mode {
@@ -31,6 +36,29 @@ impl Mode {
         match self {
             Self::Nat => "nat",
             Self::Dsr => "dsr",
+            Self::Host => "host",
+        }
+    }
+}
+
+/// Address families of the lab.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+    /// A VIP of each.
+    Both,
+}
+
+impl Family {
+    /// Its name on command lines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V4 => "v4",
+            Self::V6 => "v6",
+            Self::Both => "both",
         }
     }
 }
@@ -39,6 +67,7 @@ impl Mode {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut program = lab_program::prepare()?;
     program.args(["demo", "--mode", arguments.mode.name()]);
+    program.args(["--family", arguments.family.name()]);
     if arguments.json {
         program.arg("--json");
     }

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::demo::Mode;
+use crate::demo::{Family, Mode};
 use crate::{command, lab_program};
 
 /// Keep the lab standing, for a hand at it.
@@ -16,6 +16,9 @@ pub enum Arguments {
         /// Interfaces of vipd's host, 1 or 2: with two, Redis is on a network of its own (nat only).
         #[arg(long, default_value_t = 1)]
         nics: u8,
+        /// Of the VIP, Redis and the Sentinels; with `both`, a VIP of each.
+        #[arg(long, value_enum, default_value = "v4")]
+        family: Family,
     },
     /// Remove it.
     Down,
@@ -25,8 +28,9 @@ pub enum Arguments {
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut program = lab_program::prepare()?;
     match arguments {
-        Arguments::Up { mode, nics } => {
+        Arguments::Up { mode, nics, family } => {
             program.args(["up", "--mode", mode.name()]).arg(format!("--nics={nics}"));
+            program.args(["--family", family.name()]);
         }
         Arguments::Down => {
             program.arg("down");

@@ -69,6 +69,12 @@ pub const REQUIREMENTS: &[Requirement] = &[
     program("tcpdump", &["tcpdump"], "captures of what the lab's hosts see", Scope::Lab),
     program("openssl", &["openssl"], "certificates for the TLS tests", Scope::Lab),
     program("nft", &["nftables"], "cuts single Sentinels off in the lab", Scope::Lab),
+    program(
+        "arping",
+        &["iputils-arping"],
+        "the script recipe that vipd is compared with",
+        Scope::Lab,
+    ),
     program("haproxy", &["haproxy"], "a proxy to compare with", Scope::Bench),
 ];
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use vipd_tests::Mode;
+use vipd_tests::address::{Family, Segment};
 use vipd_tests::client::info_field;
 use vipd_tests::daemon::{Daemon, Settings};
-use vipd_tests::host::{Host, Segment};
+use vipd_tests::host::Host;
 use vipd_tests::namespace::{Namespace, output};
 use vipd_tests::reaper::{self, Reaper};
 use vipd_tests::redis_node::RedisNode;
@@ -64,7 +65,7 @@ impl Site {
         redis.start()?;
         redis.ask::<redis::Value>(&["CONFIG", "SET", "appendonly", "no"])?;
         let watch = Watch { master: redis.address(), down_after: DOWN_AFTER, password: None };
-        let mut sentinel = Sentinel::prepare("sentinel1", &host, &directory, &watch)?;
+        let mut sentinel = Sentinel::prepare("sentinel1", &host, &directory, &watch, None)?;
         sentinel.start()?;
         Ok(Self {
             client,
@@ -93,7 +94,6 @@ impl Site {
 
     /// Starts a vipd of its own on `host`, and waits until it serves.
     pub fn start_vipd(&mut self, host: &Host, mode: Mode, service: SocketAddr) -> Result<Daemon> {
-        let SocketAddr::V4(service) = service else { unreachable!("the lab is IPv4") };
         if mode == Mode::Dsr {
             // A real server: it accepts what is for the VIP, and never answers ARP for it.
             let namespace = &self.redis.host().namespace;
@@ -105,16 +105,16 @@ impl Site {
         fs::create_dir_all(&self.pins)
             .with_context(|| format!("cannot make {}", self.pins.display()))?;
         let directory = self.directory.join(mode.name());
-        fs::create_dir_all(&directory)?;
         let settings = Settings {
             interfaces: vec!["eth0".to_owned()],
             sentinels: vec![self.sentinel.address()],
-            vip: *service.ip(),
+            vips: vec![service.ip()],
             port: service.port(),
             mode,
             password: None,
             pin_directory: self.pins.join(mode.name()),
             more: String::new(),
+            same_host: vec![],
         };
         let mut daemon = Daemon::prepare(&host.namespace, &directory, &settings)?;
         daemon.start()?;
@@ -162,5 +162,5 @@ fn bypass_netfilter(switch: &Namespace) -> Result<()> {
 }
 
 fn plug(lab: &str, name: &str, number: u8, switch: &Namespace) -> Result<Host> {
-    Host::plug(lab, name, number, switch, Segment::Front)
+    Host::plug(lab, name, number, switch, Segment::Front, Family::V4)
 }

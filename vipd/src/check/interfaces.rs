@@ -94,13 +94,14 @@ fn judge_one(
 fn state(subject: &str, facts: &netdev::Facts, any_runs: bool) -> Finding {
     let link = &facts.link;
     let Some(mac) = link.mac else {
-        return Finding::fail(subject, "is not an Ethernet interface, so it has no ARP");
+        return Finding::fail(subject, "is not an Ethernet interface, so it has no neighbours");
     };
     let driver = facts.driver.as_deref().unwrap_or("unknown");
-    let addresses: Vec<_> =
-        facts.addresses.iter().map(|(address, prefix)| format!("{address}/{prefix}")).collect();
+    // Every interface with IPv6 has a link-local one.
+    let told = facts.addresses.iter().filter(|(address, _)| !netdev::is_link_local(*address));
+    let addresses: Vec<_> = told.map(|(address, prefix)| format!("{address}/{prefix}")).collect();
     let addresses =
-        if addresses.is_empty() { "no IPv4 address".to_owned() } else { addresses.join(", ") };
+        if addresses.is_empty() { "no address".to_owned() } else { addresses.join(", ") };
     let what = format!("{mac}, {addresses}, driver {driver}, MTU {}", link.mtu);
     // One that is down is bad; that all are is the end.
     let severity = if any_runs { Severity::Warn } else { Severity::Fail };
@@ -237,6 +238,7 @@ mod tests {
             mtu: 1500,
             admin_up: true,
             running: true,
+            carrier_changes: 1,
             oper_state: "up",
             vlan: None,
             xdp: None,

@@ -6,9 +6,10 @@
 //!
 //! ```text
 //! config ──▶ Facts::gather ──▶ judge ──▶ Report
-//!              kernel, pins, interfaces, vips, sentinels, nodes
+//!              kernel, pins, interfaces, vips, host, sentinels, nodes
 //! ```
 
+mod host;
 mod interfaces;
 mod kernel;
 mod nodes;
@@ -22,7 +23,7 @@ mod tests;
 mod vips;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use vipd_common::maps::{self, Address};
 
@@ -31,7 +32,7 @@ use self::vips::{LocalPorts, Probe};
 use crate::announce::Port;
 use crate::config::Config;
 use crate::netdev::{self, HostAddress};
-use crate::plan::Actual;
+use crate::plan::{Actual, OwnAddresses};
 use crate::resolve::Resolver;
 use crate::sentinel::Inspection;
 
@@ -52,6 +53,7 @@ struct Facts {
     addresses: Vec<HostAddress>,
     /// Every interface's name, by index.
     names: BTreeMap<u32, String>,
+    host: host::Facts,
     local_ports: LocalPorts,
     probes: Vec<Probe>,
     sentinels: Result<Vec<Inspection>, String>,
@@ -70,7 +72,7 @@ impl Facts {
         let links = netdev::links().unwrap_or_default();
 
         let ports = ports(&interfaces);
-        let to_probe: Vec<Ipv4Addr> = config
+        let to_probe: Vec<IpAddr> = config
             .vips
             .iter()
             .map(|vip| vip.address)
@@ -91,6 +93,7 @@ impl Facts {
             interfaces,
             addresses,
             names: links.into_iter().map(|link| (link.ifindex, link.name)).collect(),
+            host: host::Facts::gather(&config.daemon.interfaces),
             local_ports: LocalPorts::gather(),
             probes,
             sentinels,
@@ -112,7 +115,9 @@ fn judge(config: &Config, facts: &Facts) -> Report {
         .map(|(_, port)| (port.ifindex, maps::Interface { mac: port.mac, zero: [0; 2] }))
         .collect();
     let reachable = facts.nodes.reachable();
-    let preview = rehearsal::preview(config, &outlook.candidates, &named, &reachable, &attached);
+    let own = own_addresses(config, facts);
+    let preview =
+        rehearsal::preview(config, &outlook.candidates, &named, &reachable, &attached, &own);
 
     let mut findings = kernel::judge(&facts.kernel, facts.pins.place);
     findings.extend(pins::judge(&facts.pins));
@@ -133,6 +138,8 @@ fn judge(config: &Config, facts: &Facts) -> Report {
             node: &|mac| facts.nodes.at(mac).map(|node| node.to_string()),
         }));
     }
+    let context = host::Context { config, named: &named, addresses: &facts.addresses };
+    findings.extend(host::judge(&facts.host, &context));
     findings.extend(vips::judge_sources(
         &preview.sources,
         &facts.addresses,
@@ -158,12 +165,22 @@ fn actual(pins: &pins::Facts) -> Option<&Actual> {
     pins.inspection()?.actual.as_ref()
 }
 
-/// This configuration's vipd, or what it left behind, answers ARP for `vip` on each interface.
-fn is_announced(vip: Ipv4Addr, pins: &pins::Facts, interfaces: &[Interface]) -> bool {
+/// This configuration's vipd, or what it left behind, answers for `vip` on each interface.
+fn is_announced(vip: IpAddr, pins: &pins::Facts, interfaces: &[Interface]) -> bool {
     let answered = actual(pins)
-        .and_then(|actual| actual.addresses.get(&vip.into()))
+        .and_then(|actual| actual.addresses.get(&vip))
         .is_some_and(|address| address.has(Address::ANNOUNCE));
     answered && interfaces.iter().all(|interface| interface.own_program().is_some())
+}
+
+/// This host's addresses, as the plan wants to know them.
+fn own_addresses(config: &Config, facts: &Facts) -> OwnAddresses {
+    let index = |name: &str| facts.names.iter().find(|(_, known)| *known == name).map(|(i, _)| *i);
+    OwnAddresses {
+        addresses: facts.addresses.clone(),
+        loopback: index("lo").unwrap_or_default(),
+        interfaces: config.daemon.interfaces.iter().filter_map(|name| index(name)).collect(),
+    }
 }
 
 /// The configured interfaces that exist.

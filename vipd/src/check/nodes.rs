@@ -1,7 +1,7 @@
 //! The Redis nodes: their roles, and how each is reached.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -53,13 +53,14 @@ impl Facts {
     }
 
     /// Those that are known.
-    pub(super) fn reachable(&self) -> HashMap<Ipv4Addr, NextHop> {
-        let known = self.next_hops.iter();
-        known.filter_map(|(node, hop)| Some((*node, hop.as_ref().ok()?.clone()))).collect()
+    pub(super) fn reachable(&self) -> HashMap<IpAddr, NextHop> {
+        let hop =
+            |(node, hop): (&IpAddr, &Result<NextHop, _>)| Some((*node, hop.as_ref().ok()?.clone()));
+        self.next_hops.iter().filter_map(hop).collect()
     }
 
     /// The node with this link-layer address.
-    pub(super) fn at(&self, mac: MacAddr) -> Option<Ipv4Addr> {
+    pub(super) fn at(&self, mac: MacAddr) -> Option<IpAddr> {
         let on_link = |hop: &NextHop| hop.mac == mac && hop.router.is_none();
         self.next_hops
             .iter()
@@ -117,7 +118,7 @@ async fn ask_redis(
     resolver: &Resolver,
     nodes: &BTreeSet<SocketAddr>,
 ) -> Result<BTreeMap<SocketAddr, Result<NodeInspection, Error>>, String> {
-    let dialer = Dialer::new(&config.redis, redis_node::DEADLINES).map_err(super::chain)?;
+    let dialer = Dialer::new(&config.redis.login, redis_node::DEADLINES).map_err(super::chain)?;
     let dialer = &dialer;
     let deadline = Instant::now() + DEADLINE;
     let late = Error::Timeout { during: Phase::Answer, after: DEADLINE };
@@ -133,13 +134,7 @@ async fn ask_redis(
 
 /// Waits until each is found, or certainly not.
 async fn find_next_hops(nodes: &BTreeSet<SocketAddr>) -> std::io::Result<NextHops> {
-    let nodes: BTreeSet<Ipv4Addr> = nodes
-        .iter()
-        .filter_map(|node| match node.ip() {
-            IpAddr::V4(ip) => Some(ip),
-            IpAddr::V6(_) => None,
-        })
-        .collect();
+    let nodes: BTreeSet<IpAddr> = nodes.iter().map(SocketAddr::ip).collect();
     let (neighbours, mut network) = neighbour::spawn()?;
     neighbours.track(nodes.iter().copied());
     let settled = network.wait_for(|network| {
@@ -189,9 +184,11 @@ pub(super) fn judge(facts: &Facts, context: &Context<'_>) -> Vec<Finding> {
     }
     findings.extend(context.problems.iter().filter_map(|problem| match problem {
         Problem::Unreachable { .. } => None,
-        Problem::NoIndex { .. } | Problem::NoSlot { .. } => {
-            Some(Finding::fail("tables", problem.to_string()))
-        }
+        Problem::NoIndex { .. }
+        | Problem::NoSlot { .. }
+        | Problem::NoLine { .. }
+        | Problem::NoGroup { .. } => Some(Finding::fail("tables", problem.to_string())),
+        Problem::GroupFull { .. } => Some(Finding::warn("tables", problem.to_string())),
     }));
     findings
 }
@@ -284,9 +281,7 @@ fn way(
     is_master: bool,
 ) -> Finding {
     let bad = severity_of(is_master);
-    if let IpAddr::V4(ip) = node.ip()
-        && context.config.vips.iter().any(|vip| vip.address == ip)
-    {
+    if context.config.vips.iter().any(|vip| vip.address == node.ip()) {
         return Finding::fail(subject, "Sentinel names a VIP as the node's address").advise(
             "have Sentinel monitor the nodes by their own addresses, and drop replica-announce-ip",
         );
@@ -302,16 +297,15 @@ fn way(
     if let Some(why) = whys.first() {
         return no_way(subject, facts, context, node, bad, *why);
     }
-    let IpAddr::V4(ip) = node.ip() else {
-        return Finding::new(bad, subject, plan::Unreachable::Ipv6.to_string());
-    };
-    match facts.next_hops.get(&ip) {
+    match facts.next_hops.get(&node.ip()) {
         Some(Ok(hop)) => {
             let by = hop.router.map(|router| format!(" by router {router}")).unwrap_or_default();
             let vlan = if hop.vlan == 0 { String::new() } else { format!(", VLAN {}", hop.vlan) };
             let interface = (context.interface)(hop.ifindex);
             Finding::ok(subject, format!("next hop {}{by} on {interface}{vlan}", hop.mac))
         }
+        // A service that XDP would have to forward has found no way to it, which was told above.
+        Some(Err(Unreachable::Local)) => Finding::ok(subject, "runs on this host"),
         Some(Err(why)) => Finding::new(bad, subject, format!("no next hop: {why}")),
         None => Finding::new(bad, subject, "no next hop: not found out"),
     }
@@ -326,15 +320,14 @@ fn no_way(
     bad: Severity,
     why: plan::Unreachable,
 ) -> Finding {
-    let kernel = match node.ip() {
-        IpAddr::V4(ip) => facts.next_hops.get(&ip),
-        IpAddr::V6(_) => None,
-    };
+    let kernel = facts.next_hops.get(&node.ip());
     match (why, kernel) {
         (plan::Unreachable::NextHopUnknown, Some(Err(reason))) => {
             let finding = Finding::new(bad, subject, format!("no next hop: {reason}"));
             match reason {
-                Unreachable::Local => finding.advise("run vipd on a host of its own"),
+                Unreachable::Local => {
+                    finding.advise("run vipd on a host of its own, or use mode \"host\"")
+                }
                 Unreachable::Unresolved { .. } | Unreachable::NoRoute => {
                     finding.advise("see `ip route get` and `ip neigh`; is its host up?")
                 }

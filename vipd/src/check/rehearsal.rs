@@ -2,9 +2,8 @@
 //! everything at once, and asked what it wants. So `check` and `run` can't disagree. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use vipd_common::addr::unmapped;
 use vipd_common::maps::{ForwardMode, Interface};
 
 use crate::clock::Monotonic;
@@ -12,8 +11,8 @@ use crate::config::Config;
 use crate::failover::{
     Command, Desired, Event, Failover, Notice, PATIENCE, Role, Settings, State, Target,
 };
-use crate::model::{MasterId, NextHop, SentinelId};
-use crate::plan::{self, Actual, Problem, Step, Topology, Wanted};
+use crate::model::{MasterId, NextHop, SentinelId, unmapped_ip};
+use crate::plan::{self, Actual, OwnAddresses, Problem, Step, Topology, Wanted};
 use crate::sentinel::{Inspection, MasterAnswer};
 
 /// When everything is heard …
@@ -38,13 +37,9 @@ pub(super) fn elect(
     roles: &BTreeMap<SocketAddr, Role>,
 ) -> Outlook {
     let topology = Topology::new(config);
-    let settings = Settings {
-        configured_sentinels: config.sentinel.endpoints.len(),
-        on_sentinel_loss: config.daemon.on_sentinel_loss,
-        masters: topology.masters.len(),
-    };
-    let adopted = pinned.map(|actual| topology.adopted(actual)).unwrap_or_default();
-    let mut failover = Failover::new(settings, adopted, START);
+    // Whether a lease has run out makes no difference to whom the Sentinels name.
+    let adopted = pinned.map(|actual| topology.adopted(actual, true)).unwrap_or_default();
+    let mut failover = Failover::new(&Settings::new(config), &adopted, START);
     let mut candidates: Vec<Option<SocketAddr>> = vec![None; topology.masters.len()];
     let mut notices = Vec::new();
     let roles = roles.iter().map(|(&node, &role)| (START, Event::Role { node, role }));
@@ -116,7 +111,7 @@ pub(super) struct Preview {
     /// What could not be done.
     pub(super) problems: Vec<Problem>,
     /// NAT's source addresses other than the VIPs.
-    pub(super) sources: BTreeSet<Ipv4Addr>,
+    pub(super) sources: BTreeSet<IpAddr>,
 }
 
 /// Plans from nothing for these masters and nodes, as if every master had answered.
@@ -124,26 +119,29 @@ pub(super) fn preview(
     config: &Config,
     candidates: &[Option<Target>],
     nodes: &[Vec<SocketAddr>],
-    next_hops: &HashMap<Ipv4Addr, NextHop>,
+    next_hops: &HashMap<IpAddr, NextHop>,
     interfaces: &BTreeMap<u32, Interface>,
+    own: &OwnAddresses,
 ) -> Preview {
     let topology = Topology::new(config);
     let desired: Vec<Desired> = candidates
         .iter()
         .map(|&target| Desired { target, announce: true, state: State::Serving })
         .collect();
-    let may_announce: BTreeSet<Ipv4Addr> = topology.vips.iter().map(|vip| vip.addr).collect();
+    let may_announce: BTreeSet<IpAddr> = topology.vips.iter().map(|vip| vip.addr).collect();
+    let may_announce = &may_announce;
+    let replicas = &[];
     let wanted =
-        Wanted { desired: &desired, nodes, next_hops, interfaces, may_announce: &may_announce };
+        Wanted { desired: &desired, nodes, replicas, next_hops, interfaces, own, may_announce };
     let plan = plan::diff(&topology, &wanted, &Actual::default());
     let sources = plan.steps.iter().filter_map(|step| match step {
         Step::WriteSlot { backend, .. } if backend.mode == ForwardMode::Nat as u32 => {
-            Some(Ipv4Addr::from(unmapped(backend.source)))
+            Some(unmapped_ip(backend.source))
         }
         _ => None,
     });
     Preview {
-        sources: sources.filter(|source| !may_announce.contains(source)).collect(),
+        sources: sources.filter(|it| !may_announce.contains(it)).collect(),
         problems: plan.problems,
     }
 }

@@ -122,6 +122,7 @@ fn facts() -> Facts {
         mtu: 1500,
         admin_up: true,
         running: true,
+        carrier_changes: 1,
         oper_state: "up",
         vlan: None,
         xdp: None,
@@ -158,6 +159,7 @@ fn facts() -> Facts {
         interfaces: vec![interface],
         addresses: vec![own],
         names: BTreeMap::from([(LAN, "eth0".to_owned()), (3, "eth1".to_owned())]),
+        host: host::Facts::default(),
         local_ports: LocalPorts::default(),
         probes: vec![Probe {
             vip: [198, 18, 0, 250].into(),
@@ -224,6 +226,27 @@ fn a_good_deployment_is_all_well() {
         "`vipd run` would serve\n",
     ] {
         assert!(text.contains(said), "{said}\n{text}");
+    }
+}
+
+#[test]
+fn a_good_deployment_of_mode_host_is_all_well_on_the_master_and_on_a_replica() {
+    let config = config(&[("\"nat\"", "\"host\""), ("port = 6379", "port = 8000")]);
+    for here in [101, 102] {
+        let mut facts = facts();
+        facts.addresses[0].address = [198, 18, 0, here].into();
+        next_hop(&mut facts, here, Err(Unreachable::Local));
+        facts.host.listeners = Some([SocketAddr::from(([0, 0, 0, 0], 8000))].into());
+        // The owner answers.
+        if here != 101 {
+            facts.probes[0].outcome = Ok(Occupancy::InUse { mac: mac(101) });
+        }
+        let report = judge(&config, &facts);
+        assert!(report.findings.iter().all(|it| it.severity == Good), "{report}");
+        let text = report.to_string();
+        for said in ["runs on this host", "would be held here while 198.18.0.1", "0.0.0.0:8000"] {
+            assert!(text.contains(said), "{said}\n{text}");
+        }
     }
 }
 
@@ -424,7 +447,7 @@ fn faults_of_the_way_to_a_node() {
 #[test]
 fn faults_of_dsr() {
     let dsr = ("\"nat\"", "\"dsr\"");
-    table(&config(&[dsr]), &[(|_| {}, Fail, "it listens on port 8000, and mode \"dsr\"")]);
+    table(&config(&[dsr]), &[(|_| {}, Fail, "it listens on port 8000, and this VIP's mode")]);
     table(
         &config(&[dsr, ("port = 6379", "port = 8000")]),
         &[
@@ -469,6 +492,7 @@ fn an_unresolved_preview_has_no_source() {
         &[vec![node(102)]],
         &HashMap::new(),
         &BTreeMap::new(),
+        &OwnAddresses::default(),
     );
     assert!(preview.sources.is_empty());
     assert_eq!(preview.problems.len(), 1, "{preview:?}");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -12,10 +12,11 @@ use vipd_common::addr::MacAddr;
 
 use super::report::Finding;
 use crate::announce::{self, Occupancy, Port};
-use crate::config::{PortRange, Vip};
-use crate::netdev::HostAddress;
+use crate::config::{Mode, PortRange, Vip};
+use crate::host_address::LOOPBACK;
+use crate::netdev::{HostAddress, is_link_local};
 
-/// ARP probes on their way at once.
+/// Probes on their way at once.
 const PROBES_AT_ONCE: usize = 256;
 /// What was not asked by then is not known.
 const PROBING: Duration = Duration::from_secs(10);
@@ -23,7 +24,7 @@ const PROBING: Duration = Duration::from_secs(10);
 /// One question to the link.
 #[derive(Clone, PartialEq, Debug)]
 pub(super) struct Probe {
-    pub(super) vip: Ipv4Addr,
+    pub(super) vip: IpAddr,
     pub(super) interface: String,
     /// Or why the link could not be asked.
     pub(super) outcome: Result<Occupancy, String>,
@@ -39,7 +40,7 @@ pub(super) struct Situation<'a> {
     pub(super) name: &'a dyn Fn(u32) -> String,
     /// Indexes of the configured interfaces.
     pub(super) configured: &'a BTreeSet<u32>,
-    /// This configuration's vipd answers ARP for it already.
+    /// This configuration's vipd answers for it already.
     pub(super) announced: bool,
     /// About any VIP.
     pub(super) probes: &'a [Probe],
@@ -48,11 +49,11 @@ pub(super) struct Situation<'a> {
 }
 
 /// Asks the link for each VIP on each port.
-pub(super) async fn probe(vips: &[Ipv4Addr], ports: &[(String, Port)]) -> Vec<Probe> {
+pub(super) async fn probe(vips: &[IpAddr], ports: &[(String, Port)]) -> Vec<Probe> {
     let deadline = Instant::now() + PROBING;
     let questions: Vec<_> =
         vips.iter().flat_map(|vip| ports.iter().map(move |port| (*vip, port))).collect();
-    let ask = |(vip, (interface, port)): (Ipv4Addr, &(String, Port))| {
+    let ask = |(vip, (interface, port)): (IpAddr, &(String, Port))| {
         let (interface, port) = (interface.clone(), *port);
         async move {
             let outcome = match timeout_at(deadline, announce::probe(port, vip)).await {
@@ -71,16 +72,35 @@ pub(super) fn judge(situation: &Situation<'_>) -> Vec<Finding> {
     let address = situation.vip.address;
     let subject = format!("VIP {address}");
     if let Some(own) = situation.host.iter().find(|own| own.address == address) {
-        let name = (situation.name)(own.ifindex);
-        return vec![
-            Finding::fail(&subject, format!("is an address of this host, on {name}")).advise(
-                format!("`ip address del {address}/{} dev {name}`, or another VIP", own.prefix),
-            ),
-        ];
+        let mut findings = vec![own_address(&subject, situation, own)];
+        if situation.vip.mode == Mode::Host {
+            findings.extend(not_on_link(&subject, situation));
+        }
+        return findings;
     }
     let mut findings: Vec<Finding> = occupancy(&subject, situation);
     findings.extend(not_on_link(&subject, situation));
     findings
+}
+
+/// It is on this host already: as it should be, or not.
+fn own_address(subject: &str, situation: &Situation<'_>, own: &HostAddress) -> Finding {
+    let name = (situation.name)(own.ifindex);
+    let HostAddress { address, prefix, .. } = own;
+    let remove = format!("`ip address del {address}/{prefix} dev {name}`");
+    match situation.vip.mode {
+        Mode::Nat | Mode::Dsr => {
+            Finding::fail(subject, format!("is an address of this host, on {name}"))
+                .advise(format!("{remove}, or another VIP"))
+        }
+        // The kernel's own neighbour solicitations come from it, and name this host as its place.
+        Mode::Real if address.is_ipv6() && own.ifindex != LOOPBACK => Finding::fail(
+            subject,
+            format!("is on {name}, where the kernel speaks from it, and not on lo"),
+        )
+        .advise(format!("{remove}: `vipd run` puts it on lo")),
+        Mode::Host | Mode::Real => Finding::ok(subject, format!("is held by this host, on {name}")),
+    }
 }
 
 fn occupancy(subject: &str, situation: &Situation<'_>) -> Vec<Finding> {
@@ -93,7 +113,7 @@ fn occupancy(subject: &str, situation: &Situation<'_>) -> Vec<Finding> {
         .iter()
         .filter_map(|probe| match &probe.outcome {
             Ok(Occupancy::Free) => None,
-            Ok(Occupancy::InUse { mac }) => Some(in_use(subject, situation, probe, *mac)),
+            Ok(Occupancy::InUse { mac }) => in_use(subject, situation, probe, *mac),
             Err(why) => Some(Finding::fail(
                 subject,
                 format!("cannot ask the link on {} who has it: {why}", probe.interface),
@@ -102,31 +122,67 @@ fn occupancy(subject: &str, situation: &Situation<'_>) -> Vec<Finding> {
         .collect();
     if findings.is_empty() && !probes.is_empty() {
         let on: Vec<_> = probes.iter().map(|probe| probe.interface.as_str()).collect();
-        findings
-            .push(Finding::ok(subject, format!("free on {}: nobody answers ARP", on.join(", "))));
+        findings.push(unanswered(subject, situation.vip, &on.join(", ")));
     }
     findings
 }
 
-fn in_use(subject: &str, situation: &Situation<'_>, probe: &Probe, mac: MacAddr) -> Finding {
+/// Nobody answers for it.
+fn unanswered(subject: &str, vip: &Vip, on: &str) -> Finding {
+    let question = if vip.address.is_ipv4() { "ARP" } else { "neighbour discovery" };
+    match vip.mode {
+        Mode::Nat | Mode::Dsr | Mode::Host => {
+            Finding::ok(subject, format!("free on {on}: nobody answers {question}"))
+        }
+        Mode::Real => {
+            Finding::warn(subject, format!("no director: nobody answers {question} for it on {on}"))
+                .advise("start vipd with mode \"dsr\" on the director, or is it behind a router?")
+        }
+    }
+}
+
+/// `None` where that is as it should be, and somebody else's finding.
+fn in_use(
+    subject: &str,
+    situation: &Situation<'_>,
+    probe: &Probe,
+    mac: MacAddr,
+) -> Option<Finding> {
     let node = (situation.node)(mac);
     let whose = node.as_ref().map(|node| format!(", the Redis host {node}")).unwrap_or_default();
-    let finding =
-        Finding::fail(subject, format!("is in use on {} by {mac}{whose}", probe.interface));
-    finding.advise(match (situation.vip.mode, node) {
-        (crate::config::Mode::Dsr, Some(_)) => {
-            "that host may hold the VIP, but must not answer ARP for it: arp_ignore = 1 and \
-             arp_announce = 2 there, and the VIP as a /32 on lo"
+    let text = format!("is in use on {} by {mac}{whose}", probe.interface);
+    Some(match (situation.vip.mode, node) {
+        (Mode::Host, Some(_)) => {
+            Finding::ok(subject, format!("is on {} at {mac}{whose}", probe.interface))
         }
-        _ => "take it off that host, or choose another VIP; `vipd run` waits until it is free",
+        (Mode::Real, None) => Finding::ok(
+            subject,
+            format!("is answered for on {} by {mac}, the director", probe.interface),
+        ),
+        (Mode::Dsr | Mode::Real, Some(_)) => Finding::fail(subject, text).advise(
+            "that host may hold the VIP, but must not answer for it: run vipd with mode \"real\" \
+             there; or, in IPv4, arp_ignore = 1 and arp_announce = 2, and the VIP as a /32 on lo",
+        ),
+        (Mode::Nat, _) | (Mode::Dsr | Mode::Host, None) => Finding::fail(subject, text).advise(
+            "take it off that host, or choose another VIP; `vipd run` waits until it is free",
+        ),
     })
 }
 
-/// A client on the link asks for it by ARP only if it lies in the link's network.
+/// A client on the link asks the link for it only if it lies in the link's network.
 fn not_on_link(subject: &str, situation: &Situation<'_>) -> Option<Finding> {
-    let on: Vec<&HostAddress> =
-        situation.host.iter().filter(|host| situation.configured.contains(&host.ifindex)).collect();
     let vip = situation.vip.address;
+    // In mode `real` that is the director's business.
+    if situation.vip.mode == Mode::Real {
+        return None;
+    }
+    let on: Vec<&HostAddress> = situation
+        .host
+        .iter()
+        .filter(|host| situation.configured.contains(&host.ifindex))
+        .filter(|host| host.address.is_ipv4() == vip.is_ipv4() && !is_link_local(host.address))
+        .filter(|host| host.address != vip)
+        .collect();
     if on.iter().any(|host| contains(host.address, host.prefix, vip)) {
         return None;
     }
@@ -137,9 +193,15 @@ fn not_on_link(subject: &str, situation: &Situation<'_>) -> Option<Finding> {
     ))
 }
 
-fn contains(network: Ipv4Addr, prefix: u8, address: Ipv4Addr) -> bool {
-    let mask = u32::MAX.checked_shl(32_u32.saturating_sub(prefix.into())).unwrap_or(0);
-    (network.to_bits() ^ address.to_bits()) & mask == 0
+/// Whether they agree in the first `prefix` bits, and in the family.
+fn contains(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
+    // Aligned to the left, so that a prefix length means the same in both families.
+    let (difference, bits) = match (network, address) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(a.to_bits() ^ b.to_bits()) << 96, 32),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits(), 128),
+        _ => return false,
+    };
+    difference.leading_zeros() >= u32::from(prefix).min(bits)
 }
 
 /// The kernel's choice of ports for this host's own connections.
@@ -174,7 +236,7 @@ impl LocalPorts {
 
 /// Judges NAT's source addresses other than the VIPs themselves, and the ports used with them.
 pub(super) fn judge_sources(
-    sources: &BTreeSet<Ipv4Addr>,
+    sources: &BTreeSet<IpAddr>,
     host: &[HostAddress],
     nat: PortRange,
     local: &LocalPorts,
@@ -188,7 +250,7 @@ pub(super) fn judge_sources(
         })
         .collect();
     let PortRange { first, last } = nat;
-    let list: Vec<_> = sources.iter().map(Ipv4Addr::to_string).collect();
+    let list: Vec<_> = sources.iter().map(IpAddr::to_string).collect();
     match (list.is_empty(), local.shared(nat)) {
         // From the VIP itself, which no socket of this host has.
         (true, _) => {}
@@ -231,17 +293,18 @@ fn parse_reserved(text: &str) -> Option<PortRange> {
 mod tests {
     use super::super::report::Severity::{self, Fail, Ok as Good, Warn};
     use super::*;
-    use crate::config::{Mode, Source};
+    use crate::config::Source;
+    use std::net::Ipv4Addr;
 
-    const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 250);
-    const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 50);
+    const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 250));
+    const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 50));
     const RIVAL: MacAddr = MacAddr([2, 0, 0, 0, 0, 66]);
 
     fn vip(mode: Mode) -> Vip {
         Vip { address: VIP, mode, source: Source::Auto, services: Vec::new() }
     }
 
-    fn own(address: Ipv4Addr, prefix: u8) -> HostAddress {
+    fn own(address: IpAddr, prefix: u8) -> HostAddress {
         HostAddress { address, prefix, ifindex: 2 }
     }
 
@@ -283,6 +346,43 @@ mod tests {
     }
 
     #[test]
+    fn each_situation_of_a_vip_that_hosts_hold_has_its_line() {
+        let vip6: IpAddr = "fd98:18::250".parse().expect("an address");
+        let on = |address, ifindex| HostAddress { address, prefix: 64, ifindex };
+        let lan = [own(HOST, 24), on("fd98:18::50".parse().expect("an address"), 2)];
+        let with = |address, ifindex| [lan[0], lan[1], on(address, ifindex)].to_vec();
+        let free = Ok(Occupancy::Free);
+        let taken = Ok(Occupancy::InUse { mac: RIVAL });
+        for (mode, address, host, answer, by_node, severity, text) in [
+            (Mode::Host, vip6, lan.to_vec(), &free, false, Good, "nobody answers neighbour"),
+            (Mode::Host, VIP, lan.to_vec(), &taken, true, Good, "is on eth0 at 02:00"),
+            (Mode::Host, VIP, lan.to_vec(), &taken, false, Fail, "is in use on eth0 by"),
+            (Mode::Host, vip6, with(vip6, 2), &free, false, Good, "is held by this host, on eth0"),
+            (Mode::Host, VIP, vec![own(VIP, 32)], &free, false, Warn, "in no network"),
+            (Mode::Host, vip6, vec![lan[0]], &free, false, Warn, "in no network of the"),
+            (Mode::Real, VIP, lan.to_vec(), &taken, false, Good, "by 02:00:00:00:00:42, the dir"),
+            (Mode::Real, VIP, lan.to_vec(), &taken, true, Fail, "the Redis host 198.18.0.101"),
+            (Mode::Real, vip6, vec![], &free, false, Warn, "no director"),
+            (Mode::Real, vip6, with(vip6, 1), &free, false, Good, "is held by this host, on lo"),
+            (Mode::Real, vip6, with(vip6, 2), &free, false, Fail, "the kernel speaks from it"),
+            (Mode::Real, VIP, with(VIP, 2), &free, false, Good, "is held by this host, on eth0"),
+            (Mode::Nat, vip6, with(vip6, 2), &free, false, Fail, "is an address of this host"),
+        ] {
+            let found = judge(&Situation {
+                vip: &Vip { address, ..vip(mode) },
+                host: &host,
+                name: &|ifindex| if ifindex == 1 { "lo" } else { "eth0" }.to_owned(),
+                configured: &BTreeSet::from([2]),
+                announced: false,
+                probes: &[Probe { vip: address, ..asked(answer.clone()) }],
+                node: &|_| by_node.then(|| "198.18.0.101".to_owned()),
+            });
+            assert_eq!(worst(&found), Some(severity), "{mode:?}, {text}: {found:?}");
+            assert!(found.iter().any(|it| it.text.contains(text)), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
     fn source_ports_matter_only_with_an_address_of_this_host() {
         let local = LocalPorts { range: parse_range("32768\t60999\n"), reserved: Vec::new() };
         let reserved = LocalPorts {
@@ -305,9 +405,20 @@ mod tests {
 
     #[test]
     fn a_prefix_contains_its_addresses() {
-        assert!(contains(HOST, 24, VIP));
-        assert!(!contains(HOST, 32, VIP));
-        assert!(contains(HOST, 0, VIP));
-        assert!(!contains([198, 18, 1, 50].into(), 24, VIP));
+        let ip = |text: &str| text.parse::<IpAddr>().expect(text);
+        for (network, prefix, address, inside) in [
+            ("198.18.0.50", 24, "198.18.0.250", true),
+            ("198.18.0.50", 32, "198.18.0.250", false),
+            ("198.18.0.50", 32, "198.18.0.50", true),
+            ("198.18.0.50", 0, "203.0.113.1", true),
+            ("198.18.1.50", 24, "198.18.0.250", false),
+            ("fd98:18::50", 64, "fd98:18::250", true),
+            ("fd98:18::50", 128, "fd98:18::250", false),
+            ("fd98:19::50", 64, "fd98:18::250", false),
+            ("0.0.0.0", 0, "fd98:18::250", false),
+            ("::", 0, "198.18.0.250", false),
+        ] {
+            assert_eq!(contains(ip(network), prefix, ip(address)), inside, "{network}/{prefix}");
+        }
     }
 }

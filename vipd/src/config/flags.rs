@@ -1,22 +1,24 @@
 //! From the flags of `run` and `check` to a [`Config`].
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::Path;
 use std::str::FromStr;
 
+use super::vip::parse_vip_address;
 use super::{
-    Config, DEFAULT_CONFIG, Daemon, Error, Login, Sentinel, Service, Source, Vip, parse_vip_address,
+    Announce, Config, DEFAULT_CONFIG, Daemon, Error, Login, Redis, Sentinel, Service, ServiceRole,
+    Source, Vip,
 };
 use crate::cli::{InlineFlags, RunFlags};
 
 /// The port of a VIP that is given without one.
 const DEFAULT_PORT: u16 = 6379;
 
-/// `ADDR[:PORT]`, as `--vip` has it.
+/// `ADDR[:PORT]`, as `--vip` has it; an IPv6 address with a port is in brackets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VipFlag {
     /// The virtual address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// TCP port on it; 6379 unless given.
     pub port: u16,
 }
@@ -25,12 +27,17 @@ impl FromStr for VipFlag {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // An IPv6 address, with or without brackets, is named as such rather than cut at a colon.
-        let bare = text.trim_start_matches('[').split(']').next().unwrap_or(text);
-        let (address, port) = match text.split_once(':') {
-            Some(_) if bare.matches(':').count() > 1 => (bare, None),
-            Some((address, port)) => (address, Some(port)),
-            None => (text, None),
+        let (address, port) = match text.strip_prefix('[') {
+            Some(rest) => match rest.split_once(']') {
+                Some((address, "")) => (address, None),
+                Some((address, port)) if port.starts_with(':') => (address, Some(&port[1..])),
+                _ => return Err(format!("{text:?}: write [ADDRESS]:PORT")),
+            },
+            None if text.parse::<Ipv6Addr>().is_ok() => (text, None),
+            None => match text.split_once(':') {
+                Some((address, port)) => (address, Some(port)),
+                None => (text, None),
+            },
         };
         let address = parse_vip_address(address)?;
         let port = match port.map(str::parse) {
@@ -76,8 +83,12 @@ impl Config {
 
         let mut vips: Vec<Vip> = Vec::new();
         for &VipFlag { address, port } in &flags.vips {
-            let service =
-                Service { port, master: master.clone(), backend_port: flags.backend_port };
+            let service = Service {
+                port,
+                master: master.clone(),
+                role: ServiceRole::Master,
+                backend_port: flags.backend_port,
+            };
             match vips.iter_mut().find(|vip| vip.address == address) {
                 Some(vip) => vip.services.push(service),
                 None => vips.push(Vip {
@@ -111,10 +122,14 @@ impl Config {
                     tls: None,
                 },
             },
-            redis: Login {
-                username: flags.redis_username.clone(),
-                password_file: flags.redis_password_file.clone(),
-                tls: None,
+            announce: Announce::default(),
+            redis: Redis {
+                login: Login {
+                    username: flags.redis_username.clone(),
+                    password_file: flags.redis_password_file.clone(),
+                    tls: None,
+                },
+                same_host: Vec::new(),
             },
             vips,
         })

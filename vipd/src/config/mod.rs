@@ -9,10 +9,12 @@ mod secret;
 #[cfg(test)]
 mod tests;
 mod validate;
+mod vip;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -21,6 +23,7 @@ pub use file::Error;
 pub use flags::VipFlag;
 pub use secret::{Secret, SecretError, SecretReason};
 pub use validate::{MAX_SENTINELS, Problem};
+pub use vip::{Mode, Service, ServiceRole, Source, Vip};
 
 /// Where `run`, `check`, `status` and `detach` look when they are told nothing else.
 pub const DEFAULT_CONFIG: &str = "/etc/vipd/vipd.toml";
@@ -28,6 +31,8 @@ pub const DEFAULT_CONFIG: &str = "/etc/vipd/vipd.toml";
 pub const DEFAULT_PIN_DIR: &str = "/sys/fs/bpf/vipd";
 /// See [`Daemon::control_socket`].
 pub const DEFAULT_CONTROL_SOCKET: &str = "/run/vipd/vipd.sock";
+/// Where `notify` also tries when it can't read the configuration; see [`Daemon::notify_socket`].
+pub const DEFAULT_NOTIFY_SOCKET: &str = "/run/vipd/notify.sock";
 
 /// Everything `vipd run` needs to know. Immutable once validated.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -39,9 +44,12 @@ pub struct Config {
     /// Where the Sentinels are, and how to log in.
     #[serde(default)]
     pub sentinel: Sentinel,
+    /// How a VIP that was taken over is announced.
+    #[serde(default)]
+    pub announce: Announce,
     /// How to log in to the Redis nodes.
     #[serde(default)]
-    pub redis: Login,
+    pub redis: Redis,
     /// The virtual addresses.
     #[serde(rename = "vip", default)]
     pub vips: Vec<Vip>,
@@ -66,6 +74,17 @@ pub struct Daemon {
     /// Default `hold`.
     #[serde(default)]
     pub on_sentinel_loss: OnSentinelLoss,
+    /// Mode `host`: what to do while fewer than a majority of the Sentinels answer. Default
+    /// `withdraw`: the others will have moved on.
+    #[serde(default = "default_on_minority")]
+    pub on_minority: OnSentinelLoss,
+    /// Mode `host`: the kernel stops answering for the VIPs this long after vipd died or froze, and
+    /// vipd withdraws them this long after it lost the majority. Default 3000, from 500 to 60000.
+    #[serde(default = "default_lease_ms")]
+    pub lease_ms: u32,
+    /// A second socket, which everybody may write to and which takes nothing but the hints of
+    /// `vipd notify`: for Sentinels that don't run as root. None by default.
+    pub notify_socket: Option<PathBuf>,
     /// What SIGTERM leaves behind. Default `detach`.
     #[serde(default)]
     pub on_stop: OnStop,
@@ -94,7 +113,7 @@ pub enum XdpMode {
     Generic,
 }
 
-/// `[daemon] on_sentinel_loss`
+/// `[daemon] on_sentinel_loss` and `on_minority`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum OnSentinelLoss {
@@ -159,6 +178,53 @@ impl From<SentinelTable> for Sentinel {
     }
 }
 
+/// `[announce]`: gratuitous ARP and unsolicited neighbour advertisements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Announce {
+    /// How often after taking a VIP over; the first time at once. Default 5, from 1 to 100.
+    pub count: u32,
+    /// How far apart. Default 200, from 10 to 60000.
+    pub interval_ms: u32,
+    /// How often while it is held. Default 60; 0 is never.
+    pub refresh_s: u32,
+}
+
+impl Default for Announce {
+    fn default() -> Self {
+        Self { count: 5, interval_ms: 200, refresh_s: 60 }
+    }
+}
+
+/// `[redis]`
+#[derive(Clone, Debug, PartialEq, Default, Deserialize)]
+#[serde(from = "RedisTable")]
+pub struct Redis {
+    /// How to log in to the nodes: in the same table as `same_host`.
+    pub login: Login,
+    /// Addresses of both families that belong to one node each, for mode `nat`: a VIP of one
+    /// family reaches a node that Sentinel names by the other.
+    pub same_host: Vec<[IpAddr; 2]>,
+}
+
+/// [`Redis`] as it is written; serde's `flatten` would let unknown keys pass.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RedisTable {
+    username: Option<String>,
+    password_file: Option<PathBuf>,
+    tls: Option<Tls>,
+    #[serde(default)]
+    same_host: Vec<[IpAddr; 2]>,
+}
+
+impl From<RedisTable> for Redis {
+    fn from(table: RedisTable) -> Self {
+        let RedisTable { username, password_file, tls, same_host } = table;
+        Self { login: Login { username, password_file, tls }, same_host }
+    }
+}
+
 /// Credentials and TLS; the same keys for Sentinels and Redis nodes.
 #[derive(Clone, Debug, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -185,63 +251,20 @@ pub struct Tls {
     pub server_name: Option<String>,
 }
 
-/// `[[vip]]`
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Vip {
-    /// The virtual address.
-    #[serde(deserialize_with = "vip_address")]
-    pub address: Ipv4Addr,
-    /// How its traffic is carried. Default `nat`.
-    #[serde(default)]
-    pub mode: Mode,
-    /// NAT's source address: `auto` (the VIP where it is on-link towards the backend, else the
-    /// host's own address there) or an address. Default `auto`.
-    #[serde(default)]
-    pub source: Source,
-    /// What it carries.
-    #[serde(rename = "service", default)]
-    pub services: Vec<Service>,
-}
-
-/// `[[vip]] mode`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Mode {
-    /// Full NAT with port translation.
-    #[default]
-    Nat,
-    /// Link-layer addresses only; the reply goes straight to the client.
-    Dsr,
-}
-
-/// `[[vip]] source`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Source {
-    /// Chosen per backend.
-    #[default]
-    Auto,
-    /// This one, always.
-    Address(Ipv4Addr),
-}
-
-/// `[[vip.service]]`
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Service {
-    /// TCP port on the VIP.
-    pub port: u16,
-    /// Sentinel's name of the master.
-    pub master: String,
-    /// Port on the Redis node, if it isn't the one Sentinel reports (`nat` only).
-    pub backend_port: Option<u16>,
-}
-
 fn default_pin_dir() -> PathBuf {
     DEFAULT_PIN_DIR.into()
 }
 
 fn default_control_socket() -> PathBuf {
     DEFAULT_CONTROL_SOCKET.into()
+}
+
+fn default_on_minority() -> OnSentinelLoss {
+    OnSentinelLoss::Withdraw
+}
+
+fn default_lease_ms() -> u32 {
+    3_000
 }
 
 fn default_max_connections() -> u32 {
@@ -266,6 +289,13 @@ impl Config {
     }
 }
 
+impl Daemon {
+    /// [`Self::lease_ms`].
+    pub fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_ms.into())
+    }
+}
+
 impl Login {
     /// Reads the password file, now; `None` without one.
     pub fn password(&self) -> Result<Option<Secret>, SecretError> {
@@ -281,6 +311,9 @@ impl Default for Daemon {
             pin_dir: default_pin_dir(),
             control_socket: default_control_socket(),
             on_sentinel_loss: OnSentinelLoss::default(),
+            on_minority: default_on_minority(),
+            lease_ms: default_lease_ms(),
+            notify_socket: None,
             on_stop: OnStop::default(),
             source_ports: PortRange::default(),
             max_connections: default_max_connections(),
@@ -303,35 +336,6 @@ impl FromStr for PortRange {
     }
 }
 
-impl FromStr for Source {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.parse() {
-            Ok(address) => Ok(Self::Address(address)),
-            Err(_) if text == "auto" => Ok(Self::Auto),
-            Err(_) => Err(format!("{text:?} is neither \"auto\" nor an IPv4 address")),
-        }
-    }
-}
-
-impl FromStr for Mode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "nat" => Ok(Self::Nat),
-            "dsr" => Ok(Self::Dsr),
-            "host" => {
-                Err("mode \"host\" comes with a later version of vipd; this one has \"nat\" \
-                           and \"dsr\", which run on a director in front of the Redis hosts"
-                    .into())
-            }
-            _ => Err(format!("{text:?} is not a mode; there are \"nat\" and \"dsr\"")),
-        }
-    }
-}
-
 macro_rules! deserialize_from_str {
     ($($type:ty),*) => {$(
         impl<'de> Deserialize<'de> for $type {
@@ -343,18 +347,3 @@ macro_rules! deserialize_from_str {
 }
 
 deserialize_from_str!(PortRange, Source, Mode);
-
-/// Parses the address of a VIP, from the file or from a flag.
-fn parse_vip_address(text: &str) -> Result<Ipv4Addr, String> {
-    match text.parse() {
-        Ok(IpAddr::V4(address)) => Ok(address),
-        Ok(IpAddr::V6(address)) => Err(format!(
-            "{address}: IPv6 VIPs come with a later version of vipd; this one has IPv4"
-        )),
-        Err(_) => Err(format!("{text:?} is not an IPv4 address")),
-    }
-}
-
-fn vip_address<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Ipv4Addr, D::Error> {
-    parse_vip_address(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
-}

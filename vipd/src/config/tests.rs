@@ -1,7 +1,9 @@
 //! What is accepted, and what the errors say.
 
-use super::*;
+use std::net::Ipv4Addr;
 use std::path::Path;
+
+use super::*;
 
 const FULL: &str = r#"
 [daemon]
@@ -14,6 +16,14 @@ on_stop = "keep"
 source_ports = "50000-59999"
 max_connections = 1000
 max_half_open = 500
+on_minority = "hold"
+lease_ms = 1500
+notify_socket = "/run/notify.sock"
+
+[announce]
+count = 3
+interval_ms = 50
+refresh_s = 0
 
 [sentinel]
 endpoints = ["198.18.0.101:26379", "[fd98:18::102]:26379", "s3.example:26379"]
@@ -25,6 +35,7 @@ tls = { ca = "/ca", cert = "/cert", key = "/key", server_name = "sentinel" }
 username = "vipd"
 password_file = "/etc/vipd/redis.pass"
 tls = { ca = "/ca" }
+same_host = [["198.18.0.101", "fd98:18::101"]]
 
 [[vip]]
 address = "198.18.0.250"
@@ -41,6 +52,15 @@ master = "other"
 address = "198.18.0.251"
 mode = "dsr"
 service = [{ port = 6379, master = "mymaster" }]
+
+[[vip]]
+address = "fd98:18::252"
+mode = "host"
+service = [{ port = 6379, master = "mymaster" }]
+
+[[vip]]
+address = "198.18.0.253"
+mode = "real"
 "#;
 
 const MINIMAL: &str = r#"
@@ -76,6 +96,9 @@ fn every_key_is_read() {
         source_ports: PortRange { first: 50_000, last: 59_999 },
         max_connections: 1000,
         max_half_open: 500,
+        on_minority: OnSentinelLoss::Hold,
+        lease_ms: 1500,
+        notify_socket: Some("/run/notify.sock".into()),
     };
     assert_eq!(config.daemon, expected);
     let hosts: Vec<_> = config.sentinel.endpoints.iter().map(|e| e.host.as_str()).collect();
@@ -83,12 +106,19 @@ fn every_key_is_read() {
     assert_eq!(config.sentinel.login.username.as_deref(), Some("vipd"));
     let tls = config.sentinel.login.tls.as_ref().unwrap();
     assert_eq!(tls.server_name.as_deref(), Some("sentinel"));
-    assert_eq!(config.redis.password_file.as_deref(), Some(Path::new("/etc/vipd/redis.pass")));
+    assert_eq!(
+        config.redis.login.password_file.as_deref(),
+        Some(Path::new("/etc/vipd/redis.pass"))
+    );
     assert_eq!(config.masters(), ["mymaster", "other"]);
     assert_eq!(config.vips[0].mode, Mode::Nat);
-    assert_eq!(config.vips[0].source, Source::Address(Ipv4Addr::new(198, 18, 0, 50)));
+    assert_eq!(config.vips[0].source, Source::Address("198.18.0.50".parse().unwrap()));
     assert_eq!(config.vips[0].services[0].backend_port, Some(8000));
-    assert_eq!(config.vips[1].mode, Mode::Dsr);
+    assert_eq!(config.vips[0].services[0].role, ServiceRole::Master);
+    assert_eq!(config.announce, Announce { count: 3, interval_ms: 50, refresh_s: 0 });
+    assert_eq!(config.redis.same_host.len(), 1);
+    let modes: Vec<_> = config.vips[1..].iter().map(|vip| vip.mode).collect();
+    assert_eq!(modes, [Mode::Dsr, Mode::Host, Mode::Real]);
 }
 
 #[test]
@@ -99,7 +129,8 @@ fn every_key_has_a_default() {
     assert_eq!(config.daemon.pin_dir, Path::new(DEFAULT_PIN_DIR));
     assert_eq!(config.daemon.source_ports, PortRange { first: 61_000, last: 65_535 });
     assert_eq!(config.sentinel.login, Login::default());
-    assert_eq!(config.redis, Login::default());
+    assert_eq!(config.redis, Redis::default());
+    assert_eq!(config.announce, Announce::default());
     assert_eq!((config.vips[0].mode, config.vips[0].source), (Mode::Nat, Source::Auto));
 }
 
@@ -123,13 +154,9 @@ fn a_mistake_in_the_text_is_named_with_its_line_and_key() {
         (3, "[sentinel]\nendpoints = []\npassword = \"x\"\n", "as `password_file`"),
         (2, "[redis]\ntls = { ca = \"/ca\", verify = false }\n", "unknown field `verify`"),
         (2, "[redis]\ntls = { cert = \"/c\" }\n", "missing field `ca`"),
-        (2, "[[vip]]\naddress = \"fd98:18::250\"\n", "IPv6 VIPs come with a later version"),
-        (2, "[[vip]]\naddress = \"198.18.0\"\n", "is not an IPv4 address"),
-        (
-            3,
-            "[[vip]]\naddress = \"198.18.0.250\"\nmode = \"host\"\n",
-            "this one has \"nat\" and \"dsr\"",
-        ),
+        (2, "[[vip]]\naddress = \"198.18.0\"\n", "is not an IP address"),
+        (2, "[redis]\nsame_host = [[\"198.18.0.1\"]]\n", "same_host"),
+        (2, "[announce]\ntimes = 3\n", "unknown field `times`"),
         (
             3,
             "[[vip]]\naddress = \"198.18.0.250\"\nmode = \"tun\"\n",
@@ -205,12 +232,12 @@ fn what_makes_no_sense_together_is_named_with_its_place() {
             "198.18.0.250:26379 is on a VIP",
         ),
         (
-            |c| c.redis.username = Some("vipd".into()),
+            |c| c.redis.login.username = Some("vipd".into()),
             "[redis] username: there is no password for it",
         ),
         (|c| c.sentinel.login.username = Some(String::new()), "[sentinel] username: is empty"),
         (
-            |c| c.redis.tls = Some(Tls { cert: Some("/c".into()), ..Tls::default() }),
+            |c| c.redis.login.tls = Some(Tls { cert: Some("/c".into()), ..Tls::default() }),
             "[redis] tls: `cert` without `key`",
         ),
         (
@@ -219,20 +246,60 @@ fn what_makes_no_sense_together_is_named_with_its_place() {
         ),
         (|c| c.vips.clear(), "[[vip]]: there is none"),
         (|c| c.vips.push(c.vips[0].clone()), "[[vip]] 198.18.0.250: is there twice"),
-        (|c| c.vips[0].address = Ipv4Addr::UNSPECIFIED, "[[vip]] 0.0.0.0: can't be a VIP"),
-        (|c| c.vips[0].address = Ipv4Addr::LOCALHOST, "it is a loopback address"),
-        (|c| c.vips[0].address = Ipv4Addr::new(224, 0, 0, 1), "it is a multicast address"),
-        (|c| c.vips[0].address = Ipv4Addr::BROADCAST, "it is the broadcast address"),
+        (|c| c.vips[0].address = Ipv4Addr::UNSPECIFIED.into(), "[[vip]] 0.0.0.0: can't be a VIP"),
+        (|c| c.vips[0].address = Ipv4Addr::LOCALHOST.into(), "it is a loopback address"),
+        (|c| c.vips[0].address = Ipv4Addr::new(224, 0, 0, 1).into(), "it is a multicast address"),
+        (|c| c.vips[0].address = Ipv4Addr::BROADCAST.into(), "it is the broadcast address"),
         (
-            |c| c.vips[0].source = Source::Address(Ipv4Addr::LOCALHOST),
+            |c| c.vips[0].source = Source::Address(Ipv4Addr::LOCALHOST.into()),
             "`source` 127.0.0.1 can't be used",
         ),
         (
             |c| {
                 c.vips[0].mode = Mode::Dsr;
-                c.vips[0].source = Source::Address(Ipv4Addr::new(198, 18, 0, 50));
+                c.vips[0].source = Source::Address("198.18.0.50".parse().unwrap());
             },
             "`source` has no meaning with mode \"dsr\"",
+        ),
+        (
+            |c| c.vips[0].source = Source::Address("fd98:18::50".parse().unwrap()),
+            "`source` fd98:18::50 is of the other address family",
+        ),
+        (|c| c.vips[0].address = "fe80::1".parse().unwrap(), "it is a link-local address"),
+        (|c| c.vips[0].address = "::ffff:198.18.0.1".parse().unwrap(), "in IPv6's clothes"),
+        (|c| c.daemon.lease_ms = 499, "[daemon] lease_ms: 499 is not from 500 to 60000"),
+        (|c| c.announce.count = 0, "[announce] count: 0 is not from 1 to 100"),
+        (|c| c.announce.interval_ms = 9, "[announce] interval_ms: 9 is not from 10"),
+        (|c| c.announce.refresh_s = 86_401, "[announce] refresh_s: 86401 is not from 0"),
+        (|c| c.daemon.notify_socket = Some("n".into()), "[daemon] notify_socket: n is not an abs"),
+        (
+            |c| c.daemon.notify_socket = Some(c.daemon.control_socket.clone()),
+            "[daemon] notify_socket: is the control socket's path",
+        ),
+        (
+            |c| {
+                c.redis.same_host = vec![["198.18.0.1", "198.18.0.2"].map(|it| it.parse().unwrap())]
+            },
+            "198.18.0.1 and 198.18.0.2 are not one of each family",
+        ),
+        (
+            |c| c.vips[0].mode = Mode::Real,
+            "[[vip]] 198.18.0.250: mode \"real\" takes whatever the director sends",
+        ),
+        (
+            |c| {
+                c.vips[0].mode = Mode::Host;
+                let first = c.vips[0].services[0].clone();
+                c.vips[0].services.push(Service { port: 1, master: "other".into(), ..first });
+            },
+            "its services follow different masters",
+        ),
+        (
+            |c| {
+                c.vips[0].mode = Mode::Host;
+                c.vips[0].services[0].role = ServiceRole::Replica;
+            },
+            "role \"replica\" needs mode \"nat\"",
         ),
         (|c| c.vips[0].services.clear(), "[[vip]] 198.18.0.250: carries no service"),
         (|c| c.vips[0].services[0].port = 0, "[[vip]] 198.18.0.250, service 0: port 0"),
@@ -269,6 +336,13 @@ fn what_makes_no_sense_together_is_named_with_its_place() {
         let shown: Vec<_> = problems.iter().map(ToString::to_string).collect();
         assert!(shown.len() == 1 && shown[0].contains(expected), "{expected}: {shown:?}");
     }
+}
+
+#[test]
+fn a_real_server_needs_no_sentinels() {
+    let text = "[daemon]\ninterfaces = [\"eth1\"]\n\
+                [[vip]]\naddress = \"198.18.0.250\"\nmode = \"real\"\n";
+    assert_eq!(parse(text).unwrap().masters(), [""; 0]);
 }
 
 #[test]

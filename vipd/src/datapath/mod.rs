@@ -176,6 +176,12 @@ impl Datapath {
             self.pins.made.extend(outcome.made);
             attached.push(outcome.attached);
         }
+        self.attached = attached;
+        self.detach_others(interfaces)
+    }
+
+    /// Takes the program off every interface but these.
+    pub fn detach_others(&mut self, interfaces: &[String]) -> Result<(), DatapathError> {
         for pin in pins::names_if_any(&self.pins.layout)? {
             match interface_of(LINK_PREFIX, &pin) {
                 Some(name) if !interfaces.contains(&name) => {
@@ -185,7 +191,7 @@ impl Datapath {
                 _ => {}
             }
         }
-        self.attached = attached;
+        self.attached.retain(|it| interfaces.contains(&it.name));
         Ok(())
     }
 

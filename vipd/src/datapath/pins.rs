@@ -10,6 +10,7 @@ use vipd_common::verdict::Verdict;
 use super::tables::Tables;
 use super::{DatapathError, LINK_PREFIX, attach, sys};
 use crate::bpffs::{PinDir, interface_of, names_in};
+use crate::clock::Monotonic;
 use crate::netdev::{self, AttachedMode};
 use crate::plan::Actual;
 
@@ -50,6 +51,8 @@ pub struct Inspection {
     pub maps: Vec<String>,
     /// What the maps hold, if all of them are there.
     pub actual: Option<Actual>,
+    /// Whether the lease of mode `host` still runs.
+    pub leased: bool,
     /// Summed over the CPUs; empty unless `actual` is there.
     pub counters: Vec<(Verdict, Counter)>,
 }
@@ -82,6 +85,7 @@ pub fn inspect_pins(pin_dir: &Path) -> Result<Option<Inspection>, DatapathError>
     if maps::ALL.iter().all(|map| found.maps.iter().any(|name| name == map)) {
         let tables = Tables::of_pins(&ours)?;
         found.actual = Some(tables.read()?);
+        found.leased = tables.lease() > Monotonic::now();
         found.counters = tables.counters()?;
     }
     Ok((!found.layouts.is_empty()).then_some(found))

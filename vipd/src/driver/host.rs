@@ -8,11 +8,15 @@ use tracing::{info, warn};
 use super::Driver;
 use crate::config::Config;
 use crate::neighbour::Network;
+use crate::plan::OwnAddresses;
 
 impl Driver {
     /// Puts the program back where it is missing, and finds what else is wrong with the host. An
     /// interface without the program takes no part: nothing is announced on it or forwarded by it.
     pub(super) fn look_at_host(&mut self) {
+        // What could not be held is tried again.
+        self.holding.try_again();
+        self.quiet_held_addresses();
         let mut found: BTreeSet<String> = own_vips(&self.config, &self.network).collect();
         for name in self.config.daemon.interfaces.clone() {
             match self.keep_attached(&name) {
@@ -49,9 +53,19 @@ impl Driver {
     }
 }
 
+/// This host's addresses, as the plan wants to know them.
+pub(super) fn own_addresses(config: &Config, network: &Network) -> OwnAddresses {
+    let index = |name: &str| network.link(name).map(|link| link.ifindex);
+    OwnAddresses {
+        addresses: network.addresses.clone(),
+        loopback: index("lo").unwrap_or_default(),
+        interfaces: config.daemon.interfaces.iter().filter_map(|name| index(name)).collect(),
+    }
+}
+
 /// A VIP that the host itself holds would be used by its stack as well; one message for each.
 pub(super) fn own_vips(config: &Config, network: &Network) -> impl Iterator<Item = String> {
-    config.vips.iter().filter_map(|vip| {
+    config.vips.iter().filter(|vip| !vip.mode.holds_the_address()).filter_map(|vip| {
         let own = network.addresses.iter().find(|own| own.address == vip.address)?;
         let name = network.links.get(&own.ifindex).map_or("an interface", |link| &link.name);
         Some(format!(

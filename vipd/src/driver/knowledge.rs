@@ -2,23 +2,37 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use crate::clock::Monotonic;
 use crate::config::Config;
 use crate::connect::Error;
 use crate::failover::Desired;
 use crate::model::{MasterId, SentinelId};
+use crate::plan::{Health, Replicas};
 use crate::redis_node;
 use crate::sentinel::Report;
 use crate::status;
+
+/// A node that is silent for so long is dead for its readers, who are then reset.
+const DEAD_AFTER: Duration = Duration::from_secs(3);
 
 /// Everything heard that the core does not keep.
 #[derive(Debug)]
 pub struct Knowledge {
     names: Vec<String>,
     sentinels: BTreeMap<SentinelId, Sentinel>,
-    nodes: BTreeMap<SocketAddr, Result<redis_node::Role, Error>>,
+    nodes: BTreeMap<SocketAddr, Heard>,
     /// Which node is being asked for ROLE on behalf of which master.
     pub asking: BTreeMap<MasterId, SocketAddr>,
+}
+
+/// What a node said last.
+#[derive(Clone, Debug)]
+struct Heard {
+    answer: Result<redis_node::Role, Error>,
+    /// The first of the failures in a row that this is one of.
+    failing_since: Option<Monotonic>,
 }
 
 #[derive(Debug, Default)]
@@ -51,9 +65,30 @@ impl Knowledge {
         }
     }
 
+    /// Goes on from what was heard under another configuration: masters are the same by name,
+    /// Sentinels by endpoint. Each still has to answer anew.
+    pub fn inherit(&mut self, earlier: &Self) {
+        let same = |master: &MasterId| self.names.iter().position(|it| it == earlier.name(*master));
+        for it in self.sentinels.values_mut() {
+            let Some(old) = earlier.sentinels.values().find(|old| old.endpoint == it.endpoint)
+            else {
+                continue;
+            };
+            it.tilt = old.tilt;
+            it.masters = translate(&old.masters, same);
+            it.replicas = translate(&old.replicas, same);
+        }
+        self.nodes.clone_from(&earlier.nodes);
+    }
+
     /// A master's name.
     pub fn name(&self, master: MasterId) -> &str {
         self.names.get(master.0).map_or("?", String::as_str)
+    }
+
+    /// The master of this name.
+    pub fn master(&self, name: &str) -> Option<MasterId> {
+        self.names.iter().position(|known| known == name).map(MasterId)
     }
 
     /// A Sentinel's endpoint.
@@ -106,7 +141,10 @@ impl Knowledge {
 
     /// Keeps what a node said.
     pub fn node_said(&mut self, report: &redis_node::Report) {
-        self.nodes.insert(report.node, report.answer.clone());
+        let before = self.nodes.get(&report.node).and_then(|heard| heard.failing_since);
+        let failing_since = report.answer.is_err().then(|| before.unwrap_or(report.at));
+        let answer = report.answer.clone();
+        self.nodes.insert(report.node, Heard { answer, failing_since });
     }
 
     /// By master: every node that any Sentinel names for it, and its present target.
@@ -140,7 +178,35 @@ impl Knowledge {
 
     /// What this node answered last.
     pub fn role(&self, node: SocketAddr) -> Option<&Result<redis_node::Role, Error>> {
-        self.nodes.get(&node)
+        self.nodes.get(&node).map(|heard| &heard.answer)
+    }
+
+    /// By master: its nodes as readers'.
+    pub fn replicas(&self, named: &[Vec<SocketAddr>], now: Monotonic) -> Vec<Replicas> {
+        let of = |(id, nodes): (usize, &Vec<SocketAddr>)| Replicas {
+            known: self.sentinels.values().any(|it| it.replicas.contains_key(&MasterId(id))),
+            health: nodes.iter().map(|node| (*node, self.health(*node, now))).collect(),
+        };
+        named.iter().enumerate().map(of).collect()
+    }
+
+    /// How a node is, as a reader's.
+    pub fn health(&self, node: SocketAddr, now: Monotonic) -> Health {
+        let Some(heard) = self.nodes.get(&node) else { return Health::Unknown };
+        match &heard.answer {
+            Ok(redis_node::Role::Replica { link_up: true, .. }) => Health::Fit,
+            Ok(_) => Health::Unfit,
+            // Its process is gone, and with it every connection.
+            Err(Error::Refused) => Health::Dead,
+            Err(Error::Unreachable(_) | Error::Timeout { .. } | Error::Closed(_)) => {
+                match heard.failing_since {
+                    Some(since) if now.since(since) >= DEAD_AFTER => Health::Dead,
+                    Some(_) | None => Health::Unfit,
+                }
+            }
+            // It answers somebody else, perhaps.
+            Err(_) => Health::Unfit,
+        }
     }
 
     /// Forgets the answers of nodes that nobody names any more.
@@ -151,6 +217,60 @@ impl Knowledge {
     fn with(&mut self, sentinel: SentinelId, change: impl FnOnce(&mut Sentinel)) {
         if let Some(it) = self.sentinels.get_mut(&sentinel) {
             change(it);
+        }
+    }
+}
+
+fn translate<T: Clone>(
+    old: &BTreeMap<MasterId, T>,
+    same: impl Fn(&MasterId) -> Option<usize>,
+) -> BTreeMap<MasterId, T> {
+    old.iter().filter_map(|(id, value)| Some((MasterId(same(id)?), value.clone()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connect::Phase;
+    use crate::redis_node::Role;
+
+    fn health_after(answers: &[(u64, Result<Role, Error>)]) -> Health {
+        let node = SocketAddr::from(([198, 18, 0, 101], 8000));
+        let mut knowledge = Knowledge::new(&Config::parse("", "test".as_ref()).unwrap());
+        let mut now = Monotonic(0);
+        for (second, answer) in answers {
+            now = Monotonic(second * 1_000_000_000);
+            let answer = answer.clone();
+            let replication = None;
+            knowledge.node_said(&redis_node::Report { node, answer, replication, at: now });
+        }
+        knowledge.health(node, now)
+    }
+
+    #[test]
+    fn a_node_is_dead_for_its_readers_when_it_is_gone_and_not_when_it_is_slow() {
+        let replica = |link_up| Ok(Role::Replica { of: (String::new(), 0), link_up, offset: 0 });
+        let master = || Ok(Role::Master { offset: 0, replicas: 0 });
+        let silent = || {
+            let after = Duration::from_secs(1);
+            Err(Error::Timeout { during: Phase::Answer, after })
+        };
+        for (answers, expected) in [
+            (vec![], Health::Unknown),
+            (vec![(0, replica(true))], Health::Fit),
+            (vec![(0, replica(false))], Health::Unfit),
+            (vec![(0, master())], Health::Unfit),
+            (vec![(0, replica(true)), (1, silent())], Health::Unfit),
+            (vec![(0, replica(true)), (1, silent()), (3, silent())], Health::Unfit),
+            (vec![(0, replica(true)), (1, silent()), (4, silent())], Health::Dead),
+            // In between it was there.
+            (vec![(1, silent()), (3, replica(true)), (4, silent())], Health::Unfit),
+            (vec![(1, silent()), (4, silent()), (5, replica(true))], Health::Fit),
+            (vec![(0, replica(true)), (1, Err(Error::Refused))], Health::Dead),
+            // It is vipd that may not ask.
+            (vec![(0, Err(Error::NoAuth)), (9, Err(Error::NoAuth))], Health::Unfit),
+        ] {
+            assert_eq!(health_after(&answers), expected, "{answers:?}");
         }
     }
 }

@@ -8,35 +8,45 @@
 
 mod host;
 mod knowledge;
-mod possession;
+mod ownership;
+pub mod possession;
+mod reconcile;
+mod reload;
 mod report;
+mod rounds;
+mod start;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
-use tracing::{error, info, warn};
-use vipd_common::maps::{Interface, KernelEvent, ServiceState};
+use tracing::{debug, error, info, warn};
+use vipd_common::maps::{Interface, KernelEvent};
 
 use self::knowledge::Knowledge;
 use self::possession::{Possession, Probed};
+use self::reconcile::Told;
+use self::rounds::{Answer, Rounds};
+use self::start::Sources;
 use crate::announce::Port;
 use crate::clock::Monotonic;
-use crate::config::{Config, OnStop};
+use crate::config::Config;
 use crate::control::{Control, Question, Request, Response};
-use crate::datapath::{Datapath, Events, OpenSettings};
-use crate::failover::{Command, Event, Failover, Settings, Target};
-use crate::model::{MasterId, NextHop};
-use crate::neighbour::{self, Neighbours, Network};
-use crate::plan::{self, Actual, Problem, Step, Topology, Wanted};
-use crate::redis_node::{self, Watchers};
-use crate::resolve::Resolver;
-use crate::sentinel::{self, Followers};
+use crate::datapath::{Datapath, Events};
+use crate::failover::{Command, Event, Failover};
+use crate::holding::Holding;
+use crate::model::{MasterId, NextHop, unmapped_ip};
+use crate::neighbour::{Neighbours, Network};
+use crate::notify::Hint;
+use crate::plan::{Actual, Problem, Topology};
+use crate::redis_node::Watchers;
+use crate::sentinel::Followers;
 use crate::status::MAX_FAILOVERS;
 use crate::timeline::FailoverRecord;
 
@@ -45,30 +55,28 @@ const QUEUE: usize = 512;
 /// What should be and what is are compared this often even if nothing happens.
 const RECONCILE: Duration = Duration::from_secs(1);
 
-/// What is solved sooner than this was no problem: a next hop that is just being resolved, say.
-const LASTING: Duration = Duration::from_secs(1);
-
-/// Runs until SIGTERM or SIGINT.
+/// Runs until SIGTERM or SIGINT. `file` is what SIGHUP and `vipd reload` read again.
 ///
 /// # Errors
 ///
 /// Whatever keeps it from starting, with nothing left behind on the host; later only the loss of
 /// its own event sources, after which what is pinned forwards on, as after a crash. Sentinels or
 /// Redis nodes that don't answer are waited for.
-pub async fn run(config: Config) -> Result<()> {
+pub async fn run(config: Config, file: Option<PathBuf>) -> Result<()> {
     // Before anything is put on the host: a signal during the start must not leave it there.
     let signals = Signals::listen()?;
-    let (mut driver, inputs) = Driver::start(config).await?;
+    let (mut driver, inputs) = Driver::start(config, file).await?;
     driver.serve(inputs, signals).await.context(
         "vipd can't go on; what is pinned forwards on until the next `vipd run` or `vipd detach`",
     )?;
     driver.stop().await
 }
 
-/// What ends the daemon.
+/// What ends the daemon, or lets it read its configuration again.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
@@ -76,6 +84,7 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
         })
     }
 }
@@ -92,116 +101,59 @@ struct Driver {
     followers: Followers,
     neighbours: Neighbours,
     network: Network,
-    next_hops: HashMap<Ipv4Addr, NextHop>,
+    next_hops: HashMap<IpAddr, NextHop>,
     possession: Possession,
+    holding: Holding,
+    rounds: Rounds,
+    /// Masters that somebody served before: in mode `host` their VIPs change hands without a
+    /// question.
+    settled: BTreeSet<MasterId>,
     knowledge: Knowledge,
-    failovers: VecDeque<FailoverRecord>,
+    failovers: VecDeque<Told>,
     /// What isn't as it should be, since when.
     problems: BTreeMap<Problem, Instant>,
     /// Those that were logged.
     reported: BTreeSet<Problem>,
+    /// As of the last look.
+    cables: Vec<(Port, bool, u32)>,
     /// Interfaces that are not there, or are without the program.
     detached: BTreeSet<String>,
     /// What is wrong with the host, in words.
     host_problems: BTreeSet<String>,
+    /// Until when the kernel answers for addresses of mode `host`.
+    lease: Monotonic,
+    /// Where the configuration is from; none if it was all flags.
+    file: Option<PathBuf>,
+    /// For a socket that is opened later.
+    ask: mpsc::Sender<Question>,
     _control: Control,
+    hints: Option<Control>,
 }
 
 /// Where events come from.
 struct Inputs {
-    sentinels: mpsc::Receiver<sentinel::Report>,
-    nodes: mpsc::Receiver<redis_node::Report>,
+    sources: Sources,
     network: watch::Receiver<Network>,
     kernel: Events,
     probes: mpsc::Receiver<Probed>,
+    rounds: mpsc::Receiver<Answer>,
     questions: mpsc::Receiver<Question>,
 }
 
 impl Driver {
-    /// Checks the host, takes over or makes the datapath, and starts listening to everybody.
-    async fn start(config: Config) -> Result<(Self, Inputs)> {
-        let (neighbours, mut network_input) =
-            neighbour::spawn().context("cannot read this host's network (rtnetlink)")?;
-        let network = network_input.borrow_and_update().clone();
-        if let Some(why) = host::own_vips(&config, &network).next() {
-            bail!(why);
-        }
-
-        let (ask, questions) = mpsc::channel(QUEUE);
-        // The lock on the pins first: the socket's file may be a running vipd's.
-        let (mut datapath, adopted) = Datapath::open(&OpenSettings::from(&config.daemon))?;
-        let control = Control::listen(&config.daemon.control_socket, ask).await?;
-        if !adopted.interfaces.is_empty() {
-            info!(interfaces = ?adopted.interfaces, "taking over from an earlier vipd");
-        }
-
-        let topology = Topology::new(&config);
-        let settings = Settings {
-            configured_sentinels: config.sentinel.endpoints.len(),
-            on_sentinel_loss: config.daemon.on_sentinel_loss,
-            masters: topology.masters.len(),
-        };
-        let targets = topology.adopted(&adopted.actual);
-        let failover = Failover::new(settings, targets, Monotonic::now());
-
-        let (sentinel_reports, sentinels) = mpsc::channel(QUEUE);
-        let (node_reports, nodes) = mpsc::channel(QUEUE);
-        let resolver = Resolver::default();
-        let watchers = Watchers::new(&config.redis, resolver.clone(), node_reports)?;
-        let followers = Followers::spawn(&config, resolver, sentinel_reports)?;
-        let (possession, probes) = Possession::new(&adopted.actual)?;
-
-        let kernel = datapath.events()?.context("the kernel's events are taken already")?;
-        let mut driver = Self {
-            knowledge: Knowledge::new(&config),
-            topology,
-            failover,
-            datapath,
-            actual: adopted.actual,
-            watchers,
-            followers,
-            neighbours,
-            network,
-            next_hops: HashMap::new(),
-            possession,
-            failovers: VecDeque::new(),
-            problems: BTreeMap::new(),
-            reported: BTreeSet::new(),
-            detached: BTreeSet::new(),
-            host_problems: BTreeSet::new(),
-            _control: control,
-            config,
-        };
-        // The maps say what the interfaces are before the first packet meets the program.
-        driver.reconcile();
-        let interfaces = driver.config.daemon.interfaces.clone();
-        driver.datapath.attach(&interfaces)?;
-        driver.datapath.commit();
-        // Whom the maps name is followed, whether or not a Sentinel ever answers.
-        driver.nodes_changed();
-        for it in driver.datapath.interfaces() {
-            info!(
-                interface = it.name,
-                mode = it.xdp_mode.name(),
-                program = it.program_id,
-                "attached"
-            );
-        }
-        let inputs = Inputs { sentinels, nodes, network: network_input, kernel, probes, questions };
-        Ok((driver, inputs))
-    }
-
     /// The event loop.
     async fn serve(&mut self, mut inputs: Inputs, mut signals: Signals) -> Result<()> {
         let mut tick = interval(RECONCILE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lease = interval(self.lease_interval());
+        lease.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = pin!(sleep_until(self.deadline()));
             tokio::select! {
-                report = inputs.sentinels.recv() => {
+                report = inputs.sources.sentinels.recv() => {
                     self.sentinel_said(report.context("the Sentinels are no longer followed")?);
                 }
-                report = inputs.nodes.recv() => {
+                report = inputs.sources.nodes.recv() => {
                     self.node_said(report.context("the Redis nodes are no longer watched")?);
                 }
                 event = inputs.kernel.next() => {
@@ -210,45 +162,37 @@ impl Driver {
                 changed = inputs.network.changed() => {
                     changed.context("the network is no longer watched")?;
                     self.network = inputs.network.borrow_and_update().clone();
+                    // First: what was known before may not be said on a cable that is back.
+                    self.look_at_cables(&mut inputs.sources)?;
                     self.network_changed();
                 }
                 Some(probed) = inputs.probes.recv() => {
                     self.possession.probed(probed, Instant::now());
                     self.reconcile();
                 }
+                Some(answer) = inputs.rounds.recv() => self.rounds.answered(answer),
                 Some((request, answer)) = inputs.questions.recv() => {
+                    let response = self.answer(request, &mut inputs.sources).await;
                     // Whoever asked may be gone.
-                    let _ = answer.send(self.answer(request));
+                    let _ = answer.send(response);
                 }
                 () = deadline => self.tell(Monotonic::now(), Event::Tick),
                 _ = tick.tick() => {
                     self.look_at_host();
                     self.reconcile();
                 }
+                _ = lease.tick() => self.keep_lease(&mut inputs.sources)?,
+                _ = signals.hangup.recv() => {
+                    info!("SIGHUP: reading the configuration again");
+                    if let Err(error) = self.reload(&mut inputs.sources).await {
+                        error!("nothing was changed: {error:#}");
+                    }
+                    lease = interval(self.lease_interval());
+                }
                 _ = signals.terminate.recv() => { info!("SIGTERM: stopping"); return Ok(()); }
                 _ = signals.interrupt.recv() => { info!("SIGINT: stopping"); return Ok(()); }
             }
         }
-    }
-
-    /// Leaves the host as it was, or as `on_stop = "keep"` wants it.
-    async fn stop(self) -> Result<()> {
-        self.followers.shutdown().await;
-        self.watchers.shutdown().await;
-        let pin_dir = self.config.daemon.pin_dir.display();
-        match self.config.daemon.on_stop {
-            OnStop::Keep => {
-                info!(
-                    "on_stop = \"keep\": the program and its maps stay pinned in {pin_dir} and \
-                     forward on; the next `vipd run` takes them over, `vipd detach` removes them"
-                );
-            }
-            OnStop::Detach => {
-                let removed = self.datapath.detach().context("not everything was removed")?;
-                info!(interfaces = ?removed.interfaces, maps = removed.maps.len(), "detached");
-            }
-        }
-        Ok(())
     }
 
     fn deadline(&self) -> Instant {
@@ -296,14 +240,17 @@ impl Driver {
         if record.timeline.first_packet.is_some() {
             info!(master = self.knowledge.name(record.master), "{}", record.timeline);
         }
-        if let Some(known) = self.failovers.iter_mut().find(|known| known.id == record.id) {
-            *known = record;
+        if let Some(told) = self.failovers.iter_mut().find(|told| told.record.id == record.id) {
+            told.record = record;
             return;
+        }
+        if record.from.is_some() {
+            self.settled.insert(record.master);
         }
         if self.failovers.len() >= MAX_FAILOVERS {
             self.failovers.pop_front();
         }
-        self.failovers.push_back(record);
+        self.failovers.push_back(Told { record, cutover: None });
     }
 
     fn kernel_said(&mut self, event: &KernelEvent) {
@@ -322,7 +269,7 @@ impl Driver {
                 }
             }
             KernelEvent::RIVAL => {
-                let vip = Ipv4Addr::from(vipd_common::addr::unmapped(event.addr));
+                let vip = unmapped_ip(event.addr);
                 let ports = self.ports();
                 // Two interfaces on one link hear each other.
                 let is_own = ports.iter().any(|port| port.mac == event.mac);
@@ -330,7 +277,7 @@ impl Driver {
                 if let Some(port) = port
                     && !is_own
                 {
-                    self.possession.rival(vip, event.mac, port, Instant::now());
+                    self.possession.rival(vip, event.mac, port, &self.actual, Instant::now());
                 }
             }
             other => warn!(kind = other, "the kernel reports something unknown"),
@@ -361,108 +308,7 @@ impl Driver {
         for refused in self.watchers.watch(&nodes) {
             warn!(node = %refused, "too many Redis nodes: this one is not watched");
         }
-        self.neighbours.track(nodes.iter().filter_map(|node| match node.ip() {
-            IpAddr::V4(ip) => Some(ip),
-            IpAddr::V6(_) => None,
-        }));
-    }
-
-    /// Compares what should be with what is, and takes the steps between them.
-    fn reconcile(&mut self) {
-        let interfaces = self.interfaces();
-        let announceable = self.possession.held().clone();
-        let nodes = self.knowledge.nodes(self.failover.desired());
-        let wanted = Wanted {
-            desired: self.failover.desired(),
-            nodes: &nodes,
-            next_hops: &self.next_hops,
-            interfaces: &interfaces,
-            may_announce: &announceable,
-        };
-        let plan = plan::diff(&self.topology, &wanted, &self.actual);
-        let flips = self.apply(&plan.steps);
-        self.report_problems(plan.problems);
-        for (master, at) in flips {
-            let desired = self.failover.desired().get(master.0);
-            if let Some(target) = desired.and_then(|desired| desired.target) {
-                self.flipped(master, target, at);
-            }
-        }
-        self.possess();
-    }
-
-    /// Takes the steps; returns the masters whose services point elsewhere now, each with the
-    /// moment before its first write.
-    fn apply(&mut self, steps: &[Step]) -> BTreeMap<MasterId, Monotonic> {
-        let mut flips = BTreeMap::new();
-        for step in steps {
-            let at = Monotonic::now();
-            if let Err(error) = self.datapath.apply(step) {
-                error!("{:#}", anyhow::Error::from(error));
-                // What was not done shows in what is; the next reconciliation tries again.
-                match self.datapath.read_actual() {
-                    Ok(actual) => self.actual = actual,
-                    Err(error) => error!("{:#}", anyhow::Error::from(error)),
-                }
-                return flips;
-            }
-            if let Step::SetActive { service, active } = *step
-                && active.state() == ServiceState::Up
-                && active.generation() != self.actual.active(service).generation()
-                && let Some((_, it)) = self.topology.service_at(&self.actual, service)
-            {
-                flips.entry(it.master).or_insert(at);
-            }
-            self.actual.apply(step);
-        }
-        flips
-    }
-
-    fn flipped(&mut self, master: MasterId, target: Target, at: Monotonic) {
-        let commands = self.failover.handle(at, Event::Committed { master, target });
-        info!(
-            master = self.knowledge.name(master),
-            to = %target.addr,
-            epoch = target.epoch.0,
-            "flip"
-        );
-        self.obey(commands);
-    }
-
-    /// VIPs that have something to announce are probed for, held, announced, or given up.
-    fn possess(&mut self) {
-        let wanted: BTreeSet<Ipv4Addr> = self
-            .topology
-            .services()
-            .filter(|(_, service)| {
-                let desired = self.failover.desired().get(service.master.0);
-                desired.is_some_and(|desired| desired.announce && desired.target.is_some())
-            })
-            .map(|(vip, _)| vip.addr)
-            .collect();
-        let up =
-            |port: &Port| self.network.links.get(&port.ifindex).is_some_and(|link| link.running);
-        let ports: Vec<Port> = self.ports().into_iter().filter(up).collect();
-        self.possession.update(&wanted, &ports, &self.actual, Instant::now());
-    }
-
-    fn report_problems(&mut self, problems: Vec<Problem>) {
-        let now = Instant::now();
-        let before = std::mem::take(&mut self.problems);
-        for problem in problems {
-            let since = before.get(&problem).copied().unwrap_or(now);
-            self.problems.insert(problem, since);
-            if now.duration_since(since) >= LASTING && self.reported.insert(problem) {
-                warn!("{problem}");
-            }
-        }
-        self.reported.retain(|problem| {
-            let lasts = self.problems.contains_key(problem);
-            if !lasts {
-                info!("no longer: {problem}");
-            }
-            lasts
-        });
+        self.neighbours.track(nodes.iter().map(SocketAddr::ip));
     }
 
     /// The attached interfaces, as they are now.
@@ -485,12 +331,29 @@ impl Driver {
             .collect()
     }
 
-    fn answer(&self, request: Request) -> Response {
+    async fn answer(&mut self, request: Request, sources: &mut Sources) -> Response {
         match request {
             Request::Status => match self.status() {
                 Ok(status) => Response::Status(Box::new(status)),
                 Err(error) => Response::Error(format!("{error:#}")),
             },
+            Request::Notify(hint) => self.hinted(&hint),
+            Request::Reload => match self.reload(sources).await {
+                Ok(()) => Response::Done,
+                Err(error) => Response::Error(format!("{error:#}")),
+            },
         }
+    }
+
+    /// A Sentinel's script says that a master has changed. Whom it names is of no interest: the
+    /// script may be a late retry, and whoever calls it may be anybody.
+    fn hinted(&self, hint: &Hint) -> Response {
+        let Some(master) = self.knowledge.master(&hint.master) else {
+            let name = &hint.master;
+            return Response::Unknown(format!("this vipd has no service of the master {name:?}"));
+        };
+        debug!(?hint, "notified: asking every Sentinel");
+        self.followers.refresh(master);
+        Response::Done
     }
 }

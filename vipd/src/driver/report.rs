@@ -1,17 +1,18 @@
 //! From what others report to the core's events, and from what the daemon holds to its status.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use tracing::{info, warn};
-use vipd_common::addr::unmapped;
 use vipd_common::maps::{Address, ServiceState as Kernel};
 
 use super::Driver;
+use super::reconcile::Told;
 use crate::clock::Monotonic;
-use crate::config::Mode;
 use crate::failover::{Event, Role, State, Target};
+use crate::model::unmapped_ip;
 use crate::plan::{Service, Vip};
 use crate::redis_node;
 use crate::sentinel::{self, Report};
@@ -66,7 +67,11 @@ impl Driver {
 
     /// A Redis node said something.
     pub(super) fn node_said(&mut self, report: redis_node::Report) {
+        let before = self.knowledge.health(report.node, report.at);
         self.knowledge.node_said(&report);
+        if self.knowledge.health(report.node, report.at) != before && self.topology.has_readers() {
+            self.reconcile();
+        }
         let role = match &report.answer {
             Ok(redis_node::Role::Master { .. }) => Role::Master,
             Ok(redis_node::Role::Replica { .. } | redis_node::Role::Sentinel) => Role::Replica,
@@ -85,6 +90,8 @@ impl Driver {
         let maps = format!("{} maps, pinned in {pins}", vipd_common::maps::ALL.len());
         let mut problems: Vec<String> = self.problems.keys().map(ToString::to_string).collect();
         problems.extend(self.possession.problems());
+        problems.extend(self.holding.problems());
+        problems.extend(self.rounds.problems());
         problems.extend(self.host_problems.iter().cloned());
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -98,7 +105,7 @@ impl Driver {
                 })
                 .collect(),
             services: self.topology.services().map(|(vip, it)| self.service(vip, it)).collect(),
-            failovers: self.failovers.iter().flat_map(|record| self.failover(record)).collect(),
+            failovers: self.told(),
             counters: counters
                 .into_iter()
                 .map(|(verdict, it)| {
@@ -109,7 +116,7 @@ impl Driver {
             sentinels: self.knowledge.sentinels(),
             nodes: self.nodes(),
             problems,
-            host: links.chain([maps]).collect(),
+            host: links.chain([maps]).chain(self.held()).chain(self.holding.changed()).collect(),
         })
     }
 
@@ -120,48 +127,76 @@ impl Driver {
         let backend = index
             .filter(|_| active.state() != Kernel::Down)
             .and_then(|index| self.actual.backend(index))
-            .map(|it| {
-                SocketAddr::new(IpAddr::V4(unmapped(it.addr).into()), u16::from_be_bytes(it.port))
-            });
+            .map(|it| SocketAddr::new(unmapped_ip(it.addr), u16::from_be_bytes(it.port)));
         let desired = self.failover.desired().get(service.master.0);
         let state = match desired.map(|desired| desired.state) {
             None | Some(State::Learning) => ServiceState::Learning,
             Some(State::Confirming) => ServiceState::Confirming,
             Some(State::Withdrawn) => ServiceState::Withdrawn,
-            Some(State::Serving) if active.state() == Kernel::Up => ServiceState::Serving,
+            Some(State::Serving) if matches!(active.state(), Kernel::Up | Kernel::Group) => {
+                ServiceState::Serving
+            }
             Some(State::Serving) => ServiceState::Down,
         };
-        let address = self.actual.addresses.get(&vip.addr.into());
+        let address = self.actual.addresses.get(&vip.addr);
         status::Service {
             vip: vip.addr,
             port: service.port,
-            mode: match vip.mode {
-                Mode::Nat => "nat",
-                Mode::Dsr => "dsr",
-            }
-            .to_owned(),
+            mode: vip.mode.name().to_owned(),
             master: self.knowledge.name(service.master).to_owned(),
+            role: service.role.name().to_owned(),
+            members: index.map(|index| self.members(index)).unwrap_or_default(),
             state,
             backend,
             epoch: (confirmed.valid != 0).then_some(confirmed.epoch),
             generation: active.generation(),
             announcing: address.is_some_and(|address| address.has(Address::ANNOUNCE)),
+            owner: vip.mode.holds_the_address() && self.is_own(vip.addr),
         }
     }
 
-    /// One entry for each service that the record's master has.
-    fn failover<'a>(
-        &'a self,
-        record: &'a crate::timeline::FailoverRecord,
-    ) -> impl Iterator<Item = status::Failover> + 'a {
+    /// The nodes that a read-only service is spread over, and those that keep connections.
+    fn members(&self, index: u32) -> Vec<status::Member> {
+        let up = self.actual.members(index).filter(|it| it.is_up);
+        up.map(|it| status::Member { addr: it.node, serving: it.is_listed }).collect()
+    }
+
+    /// The VIPs that are addresses of this host.
+    fn held(&self) -> impl Iterator<Item = String> {
+        let vips = self.topology.vips.iter().filter(|vip| vip.mode.holds_the_address());
+        vips.filter_map(|vip| {
+            let own = self.network.addresses.iter().find(|own| own.address == vip.addr)?;
+            let name = self.network.links.get(&own.ifindex).map_or("?", |link| &link.name);
+            Some(format!("the VIP {}/{} on {name}", own.address, own.prefix))
+        })
+    }
+
+    /// The newest failovers, as many as the answer has room for: one entry for each service that
+    /// the master has.
+    fn told(&self) -> Vec<status::Failover> {
+        let mut room = status::MAX_FAILOVER_ENTRIES;
+        let mut newest = Vec::new();
+        for told in self.failovers.iter().rev() {
+            let entries: Vec<_> = self.failover(told).take(room).collect();
+            room -= entries.len();
+            newest.push(entries);
+        }
+        newest.into_iter().rev().flatten().collect()
+    }
+
+    fn failover<'a>(&'a self, told: &'a Told) -> impl Iterator<Item = status::Failover> + 'a {
+        let Told { record, cutover } = told;
         let services = self.topology.services();
         services.filter(|(_, it)| it.master == record.master).map(|(vip, it)| status::Failover {
-            service: vip.socket(it).to_string(),
+            service: vip.key(it).to_string(),
             master: self.knowledge.name(record.master).to_owned(),
             from: record.from,
             to: record.to,
             epoch: record.epoch.0,
             timeline: (&record.timeline).into(),
+            services: cutover.map_or(1, |cutover| cutover.services),
+            last_flip_ns: cutover.map(|cutover| cutover.last.0),
+            planned_ns: cutover.map(|cutover| duration_ns(cutover.planned)),
         })
     }
 
@@ -181,16 +216,13 @@ impl Driver {
                     }
                     Some(Err(error)) => (None, Some(error.to_string())),
                 };
-                let next_hop = match addr.ip() {
-                    IpAddr::V4(ip) => match self.network.next_hops.get(&ip) {
-                        Some(Ok(hop)) => Some(hop.mac.to_string()),
-                        Some(Err(why)) => {
-                            note = note.or_else(|| Some(why.to_string()));
-                            None
-                        }
-                        None => None,
-                    },
-                    IpAddr::V6(_) => None,
+                let next_hop = match self.network.next_hops.get(&addr.ip()) {
+                    Some(Ok(hop)) => Some(hop.mac.to_string()),
+                    Some(Err(why)) => {
+                        note = note.or_else(|| Some(why.to_string()));
+                        None
+                    }
+                    None => None,
                 };
                 status::Node { addr, role: role.map(str::to_owned), note, next_hop }
             })
@@ -208,4 +240,8 @@ fn sighting(what: sentinel::Sighting) -> Option<Sighting> {
         Seen::SwitchMaster => Some(Sighting::SwitchMaster),
         Seen::Promoting(_) | Seen::Promoted(_) | Seen::End | Seen::Aborted => None,
     }
+}
+
+fn duration_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

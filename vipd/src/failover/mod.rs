@@ -4,11 +4,14 @@
 //!
 //! * `claims` keeps what each Sentinel says and applies the epoch fence.
 //! * `phase` is the state diagram and the transition table.
-//! * this file connects them, keeps the timers and derives the commands from a change of phase.
+//! * `master` connects them, keeps the timers and derives the commands from a change of phase.
+//! * `policy` says when the Sentinels count as lost, and what follows.
 
 mod claims;
+mod master;
 mod notice;
 mod phase;
+mod policy;
 #[cfg(test)]
 mod proptests;
 #[cfg(test)]
@@ -19,12 +22,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use self::notice::Notice;
+pub use self::policy::LossPolicy;
 pub use crate::timeline::Sighting;
 
-use self::claims::{Claims, Election, Support};
-use self::phase::{Input, Phase};
+use self::master::{Master, Turn};
 use crate::clock::Monotonic;
-use crate::config::OnSentinelLoss;
 use crate::model::{Epoch, MasterId, SentinelId};
 use crate::timeline::{FailoverRecord, Timelines};
 
@@ -35,14 +37,22 @@ use crate::timeline::{FailoverRecord, Timelines};
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What does not change while the daemon runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
     /// `SentinelId`s below this are configured; only they count towards a majority.
     pub configured_sentinels: usize,
-    /// What to do when no Sentinel answers.
-    pub on_sentinel_loss: OnSentinelLoss,
-    /// `MasterId`s are below this.
-    pub masters: usize,
+    /// By `MasterId`: what to do when too few Sentinels answer.
+    pub policies: Vec<LossPolicy>,
+}
+
+/// What an earlier vipd left for one master.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Adopted {
+    /// What was confirmed.
+    pub target: Target,
+    /// Whether it is still answered for. If not, the lease of mode `host` has run out and others
+    /// may have moved on: a majority must agree before it is again.
+    pub announced: bool,
 }
 
 /// A node, and the config-epoch that made it master.
@@ -178,7 +188,7 @@ pub enum State {
     Confirming,
     /// All is well.
     Serving,
-    /// Not announced, because no Sentinel answers.
+    /// Not announced, because too few Sentinels answer.
     Withdrawn,
 }
 
@@ -186,7 +196,6 @@ pub enum State {
 /// diagram.
 #[derive(Clone, Debug)]
 pub struct Failover {
-    settings: Settings,
     masters: Vec<Master>,
     desired: Vec<Desired>,
     timelines: Timelines,
@@ -195,13 +204,13 @@ pub struct Failover {
 impl Failover {
     /// `adopted` is, for each master, what pinned maps say was confirmed before a restart; it is
     /// served on at once. Missing entries are `None`.
-    pub fn new(settings: Settings, adopted: Vec<Option<Target>>, now: Monotonic) -> Self {
-        let adopted = (0..settings.masters).map(|n| adopted.get(n).copied().flatten());
-        let masters: Vec<Master> = adopted
-            .map(|adopted| Master::new(settings.configured_sentinels, adopted, now))
-            .collect();
+    pub fn new(settings: &Settings, adopted: &[Option<Adopted>], now: Monotonic) -> Self {
+        let configured = settings.configured_sentinels;
+        let masters = settings.policies.iter().enumerate().map(|(n, policy)| {
+            Master::new(configured, *policy, adopted.get(n).copied().flatten(), now)
+        });
+        let masters: Vec<Master> = masters.collect();
         Self {
-            settings,
             desired: masters.iter().map(Master::desired).collect(),
             timelines: Timelines::new(
                 masters.iter().map(|master| master.phase.target().map(|target| target.addr)),
@@ -266,231 +275,7 @@ impl Failover {
         act: impl FnOnce(&mut Turn<'_>),
     ) {
         let Some(master) = self.masters.get_mut(id.0) else { return };
-        let policy = self.settings.on_sentinel_loss;
-        act(&mut Turn { master, id, now, policy, timelines: &mut self.timelines, out });
+        act(&mut Turn { master, id, now, timelines: &mut self.timelines, out });
         self.desired[id.0] = master.desired();
-    }
-}
-
-/// One master name.
-#[derive(Clone, Debug)]
-struct Master {
-    claims: Claims,
-    phase: Phase,
-    waiting: Waiting,
-    /// When patience with `waiting` ends; none once it has.
-    due: Option<Monotonic>,
-    /// The served node said that it is a replica.
-    demoted: bool,
-    /// The split that was reported and has not ended.
-    split: Option<Epoch>,
-}
-
-/// What a phase waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Waiting {
-    Nothing,
-    /// The first target.
-    Majority,
-    /// ROLE = master from this one.
-    Answer(Target),
-    /// Any claim at all.
-    Sentinels,
-}
-
-impl Master {
-    fn new(configured: usize, adopted: Option<Target>, now: Monotonic) -> Self {
-        let phase = adopted.map_or(Phase::Learning, |target| Phase::Serving { target });
-        let claims = Claims::new(configured);
-        let waiting = Waiting::new(phase, claims.support());
-        let due = Some(now + PATIENCE);
-        Self { claims, phase, waiting, due, demoted: false, split: None }
-    }
-
-    fn desired(&self) -> Desired {
-        Desired {
-            target: self.phase.target(),
-            announce: self.phase.announces(),
-            state: self.phase.state(),
-        }
-    }
-}
-
-impl Waiting {
-    fn new(phase: Phase, support: Support) -> Self {
-        match (phase, support) {
-            (Phase::Learning, Support::Nobody | Support::Minority | Support::Majority) => {
-                Self::Majority
-            }
-            (
-                Phase::Confirming { candidate }
-                | Phase::Replacing { candidate, .. }
-                | Phase::Returning { candidate, .. },
-                Support::Nobody | Support::Minority | Support::Majority,
-            ) => Self::Answer(candidate),
-            (Phase::Serving { .. }, Support::Nobody) => Self::Sentinels,
-            (Phase::Serving { .. }, Support::Minority | Support::Majority) => Self::Nothing,
-            // Nothing more can be lost; the return of a majority is not expected at any time.
-            (Phase::Withdrawn { .. }, Support::Nobody | Support::Minority | Support::Majority) => {
-                Self::Nothing
-            }
-        }
-    }
-}
-
-/// One event's turn at one master.
-struct Turn<'a> {
-    master: &'a mut Master,
-    id: MasterId,
-    now: Monotonic,
-    policy: OnSentinelLoss,
-    timelines: &'a mut Timelines,
-    out: &'a mut Vec<Command>,
-}
-
-impl Turn<'_> {
-    fn claim(&mut self, sentinel: SentinelId, target: Target) {
-        if let Some(present) = self.master.phase.target()
-            && target.epoch < present.epoch
-            && self.master.claims.refuse(sentinel, target)
-        {
-            self.notice(Notice::LowerEpoch { sentinel, claimed: target, present });
-        }
-        self.master.claims.claim(sentinel, target);
-        self.count();
-    }
-
-    fn unknown(&mut self, sentinel: SentinelId) {
-        if self.master.claims.unknown(sentinel) {
-            self.notice(Notice::UnknownMaster { sentinel });
-        }
-        self.count();
-    }
-
-    fn lost(&mut self, sentinel: SentinelId) {
-        self.master.claims.lost(sentinel);
-        self.count();
-    }
-
-    fn role(&mut self, node: SocketAddr, role: Role) {
-        let served = self.master.phase.target().is_some_and(|target| target.addr == node);
-        if served && self.master.phase.candidate().is_none() {
-            self.watch_served(node, role);
-        }
-        self.step(Input::Role { node, role });
-    }
-
-    fn tick(&mut self) {
-        if self.master.due.is_none_or(|due| self.now < due) {
-            return;
-        }
-        self.master.due = None;
-        let present = self.master.phase.target();
-        match (self.master.waiting, present) {
-            // A split was reported already, and in better words.
-            (Waiting::Majority, _) if self.master.split.is_some() => {}
-            (Waiting::Majority, _) => {
-                let (live, needed) = (self.master.claims.live(), self.master.claims.majority());
-                self.notice(Notice::NoMajority { live, needed });
-            }
-            (Waiting::Answer(candidate), present) => {
-                self.notice(Notice::Unconfirmed { candidate, present });
-            }
-            (Waiting::Sentinels, Some(present)) => {
-                self.notice(Notice::SentinelsLost { present, policy: self.policy });
-            }
-            (Waiting::Sentinels, None) | (Waiting::Nothing, _) => {}
-        }
-        self.step(Input::Overdue(self.policy));
-    }
-
-    /// Draws the conclusion from the claims.
-    fn count(&mut self) {
-        let present = self.master.phase.target();
-        let (successor, split) = match self.master.claims.elect(present) {
-            Election::Unchanged => (None, None),
-            Election::Successor(target) => (Some(target), None),
-            Election::Split(epoch) => (None, Some(epoch)),
-        };
-        if let Some(epoch) = split
-            && self.master.split != split
-        {
-            self.notice(Notice::Split { epoch, present });
-        }
-        self.master.split = split;
-        self.step(Input::Claims { support: self.master.claims.support(), successor });
-    }
-
-    /// The served node's own view, where no newer master is known. It never causes a flip: only
-    /// an epoch does.
-    fn watch_served(&mut self, node: SocketAddr, role: Role) {
-        let demoted = match role {
-            Role::Master => false,
-            Role::Replica => true,
-            Role::NoAnswer => return,
-        };
-        if std::mem::replace(&mut self.master.demoted, demoted) != demoted {
-            self.notice(if demoted {
-                Notice::ServedIsReplica { node }
-            } else {
-                Notice::ServedIsMasterAgain { node }
-            });
-        }
-    }
-
-    /// Moves the phase; all effects follow from comparing it before and after.
-    fn step(&mut self, input: Input) {
-        let before = self.master.phase;
-        let after = before.next(input);
-        self.master.phase = after;
-
-        if let Some(target) = after.target()
-            && before.target() != Some(target)
-        {
-            self.timelines.confirmed(self.now, self.id, target);
-            self.master.demoted = false;
-        }
-        self.ask(before, after);
-        if let (Phase::Withdrawn { .. } | Phase::Returning { .. }, Phase::Serving { target }) =
-            (before, after)
-        {
-            self.notice(Notice::AnnouncedAgain { present: target });
-        }
-        self.wait_for(Waiting::new(after, self.master.claims.support()));
-    }
-
-    fn ask(&mut self, before: Phase, after: Phase) {
-        let asked = before.candidate().map(|candidate| candidate.addr);
-        let wanted = after.candidate().map(|candidate| candidate.addr);
-        if asked == wanted {
-            return;
-        }
-        match wanted {
-            Some(node) => self.out.push(Command::AskRole { master: self.id, node }),
-            // Who has answered master is asked no more anyway.
-            None if after.target() == before.candidate() => {}
-            None => self.out.push(Command::StopAsking { master: self.id }),
-        }
-    }
-
-    fn wait_for(&mut self, waiting: Waiting) {
-        if waiting == self.master.waiting {
-            return;
-        }
-        let overdue = self.master.due.is_none();
-        if self.master.waiting == Waiting::Sentinels && overdue && self.master.phase.announces() {
-            self.notice(Notice::SentinelsBack);
-        }
-        self.master.waiting = waiting;
-        self.master.due = match waiting {
-            Waiting::Nothing => None,
-            Waiting::Majority | Waiting::Answer(_) | Waiting::Sentinels => {
-                Some(self.now + PATIENCE)
-            }
-        };
-    }
-
-    fn notice(&mut self, notice: Notice) {
-        self.out.push(Command::Notice { master: self.id, notice });
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
-use super::Target;
+use super::{LossPolicy, Target};
 use crate::config::OnSentinelLoss;
 use crate::model::{Epoch, SentinelId};
 
@@ -45,14 +45,14 @@ pub enum Notice {
         /// What is served meanwhile.
         present: Option<Target>,
     },
-    /// No Sentinel has named a master for a while.
+    /// Too few Sentinels have named a master for a while.
     SentinelsLost {
         /// What is served.
         present: Target,
-        /// What follows.
-        policy: OnSentinelLoss,
+        /// How many are too few, and what follows.
+        policy: LossPolicy,
     },
-    /// A Sentinel names a master again; while it didn't, the old one was served on.
+    /// Enough Sentinels name a master again; meanwhile the old one was served on.
     SentinelsBack,
     /// A majority of the Sentinels is back and the VIP is announced again.
     AnnouncedAgain {
@@ -116,17 +116,20 @@ impl fmt::Display for Notice {
                 meanwhile(f, *present)?;
                 f.write_str(" until it does")
             }
-            Self::SentinelsLost { present, policy } => match policy {
-                OnSentinelLoss::Hold => {
-                    write!(f, "no Sentinel names a master; {present} is served on")
+            Self::SentinelsLost { present, policy } => {
+                f.write_str(if policy.needs_majority {
+                    "fewer than a majority of the Sentinels name a master; "
+                } else {
+                    "no Sentinel names a master; "
+                })?;
+                match policy.action {
+                    OnSentinelLoss::Hold => write!(f, "{present} is served on"),
+                    OnSentinelLoss::Withdraw => {
+                        write!(f, "not announced until a majority is back ({present} was served)")
+                    }
                 }
-                OnSentinelLoss::Withdraw => write!(
-                    f,
-                    "no Sentinel names a master; not announced until a majority is back \
-                     ({present} was served)"
-                ),
-            },
-            Self::SentinelsBack => f.write_str("a Sentinel names a master again"),
+            }
+            Self::SentinelsBack => f.write_str("enough Sentinels name a master again"),
             Self::AnnouncedAgain { present } => {
                 write!(f, "a majority of the Sentinels is back; {present} is announced again")
             }

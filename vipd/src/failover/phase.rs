@@ -19,7 +19,7 @@ use crate::config::OnSentinelLoss;
 ///             Replacing ── candidate is master, ──────────────▶│         │
 ///                          or no successor                     │         │
 ///                                                              │ Serving │
-///                 ┌─────────── no Sentinel for too long, ──────│         │
+///                 ┌─────────── too few Sentinels, for long, ────│         │
 ///                 ▼            and it is to withdraw           │         │
 ///             Withdrawn ── majority, no successor ────────────▶│         │
 ///               │   ▲                                          │         │
@@ -47,7 +47,7 @@ pub(super) enum Phase {
     Serving { target: Target },
     /// A newer master is known and has not answered; the old one goes on.
     Replacing { target: Target, candidate: Target },
-    /// Not announced: no Sentinel answers. Waits for a majority.
+    /// Not announced: too few Sentinels answer. Waits for a majority.
     Withdrawn { target: Target },
     /// Not announced: a majority is back and names a newer master, which has not answered.
     Returning { target: Target, candidate: Target },
@@ -60,8 +60,8 @@ pub(super) enum Input {
     Claims { support: Support, successor: Option<Target> },
     /// A node answered ROLE, or did not.
     Role { node: SocketAddr, role: Role },
-    /// What this phase waits for has not come in time. For [`Phase::Serving`], that is a Sentinel
-    /// with a claim.
+    /// What this phase waits for has not come in time. For [`Phase::Serving`], that is
+    /// enough Sentinels with a claim.
     Overdue(OnSentinelLoss),
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::OnSentinelLoss;
 
 const SENTINELS: usize = 5;
 const CONFIGURED: usize = 3;
@@ -72,13 +73,21 @@ fn any_event(
 }
 
 fn settings() -> impl Strategy<Value = Settings> {
-    prop_oneof![Just(OnSentinelLoss::Hold), Just(OnSentinelLoss::Withdraw)].prop_map(
-        |on_sentinel_loss| Settings {
-            configured_sentinels: CONFIGURED,
-            on_sentinel_loss,
-            masters: 1,
-        },
-    )
+    let action = prop_oneof![Just(OnSentinelLoss::Hold), Just(OnSentinelLoss::Withdraw)];
+    (action, any::<bool>()).prop_map(|(action, is_host)| Settings {
+        configured_sentinels: CONFIGURED,
+        policies: vec![if is_host {
+            LossPolicy::host(action, Duration::from_secs(3))
+        } else {
+            LossPolicy::director(action)
+        }],
+    })
+}
+
+fn adopted(target: impl Strategy<Value = Target>) -> impl Strategy<Value = Option<Adopted>> {
+    let adopted =
+        (target, any::<bool>()).prop_map(|(target, announced)| Adopted { target, announced });
+    proptest::option::of(adopted)
 }
 
 /// Runs the machine and checks after every event what must always hold.
@@ -94,10 +103,10 @@ struct Checked {
 }
 
 impl Checked {
-    fn new(settings: Settings, adopted: Option<Target>) -> Self {
+    fn new(settings: &Settings, adopted: Option<Adopted>) -> Self {
         let now = Monotonic(0);
         Self {
-            failover: Failover::new(settings, vec![adopted], now),
+            failover: Failover::new(settings, &[adopted], now),
             now,
             live: BTreeMap::new(),
             answered: BTreeSet::new(),
@@ -193,10 +202,10 @@ proptest! {
     #[test]
     fn no_order_of_events_breaks_the_mastership_rules(
         settings in settings(),
-        adopted in proptest::option::of(any_target()),
+        adopted in adopted(any_target()),
         events in prop::collection::vec(any_event(any_target()), 0..80),
     ) {
-        let mut checked = Checked::new(settings, adopted);
+        let mut checked = Checked::new(&settings, adopted);
         for (after_ms, event) in events {
             checked.handle(after_ms, event);
         }
@@ -207,12 +216,12 @@ proptest! {
     #[test]
     fn the_highest_confirmed_epoch_wins(
         settings in settings(),
-        adopted in proptest::option::of(elected()),
+        adopted in adopted(elected()),
         events in prop::collection::vec(any_event(elected()), 0..60),
         last_words in Just((0..SENTINELS).collect::<Vec<_>>()).prop_shuffle(),
         epochs in prop::collection::vec(0..10_u64, SENTINELS),
     ) {
-        let mut checked = Checked::new(settings, adopted);
+        let mut checked = Checked::new(&settings, adopted);
         for (after_ms, event) in events {
             checked.handle(after_ms, event);
         }
@@ -246,7 +255,7 @@ proptest! {
         let newest = histories.iter().flatten().copied().max().unwrap_or_default();
         let newest = target(node_of(newest), newest);
         let mut queues: Vec<_> = histories.into_iter().map(|epochs| epochs.into_iter()).collect();
-        let mut checked = Checked::new(settings, None);
+        let mut checked = Checked::new(&settings, None);
         let mut deliver = |checked: &mut Checked, sentinel: usize| {
             let Some(epoch) = queues[sentinel].next() else { return false };
             let target = target(node_of(epoch), epoch);

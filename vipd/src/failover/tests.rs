@@ -1,6 +1,7 @@
 //! Events in, commands out. A command that a test doesn't expect fails it.
 
 use super::*;
+use crate::config::OnSentinelLoss;
 use crate::timeline::Timeline;
 
 const MASTER: MasterId = MasterId(0);
@@ -58,8 +59,13 @@ struct Lab {
 
 impl Lab {
     fn new(on_sentinel_loss: OnSentinelLoss, adopted: Option<Target>) -> Self {
-        let settings = Settings { configured_sentinels: 3, on_sentinel_loss, masters: 1 };
-        Self { failover: Failover::new(settings, vec![adopted], at(0)), now: at(0) }
+        let adopted = adopted.map(|target| Adopted { target, announced: true });
+        Self::with(LossPolicy::director(on_sentinel_loss), adopted)
+    }
+
+    fn with(policy: LossPolicy, adopted: Option<Adopted>) -> Self {
+        let settings = Settings { configured_sentinels: 3, policies: vec![policy] };
+        Self { failover: Failover::new(&settings, &[adopted], at(0)), now: at(0) }
     }
 
     /// Confirmed through a start, with the claims of all three.
@@ -277,7 +283,7 @@ fn without_sentinels_hold_goes_on_and_says_so() {
     for sentinel in S {
         lab.expect(lost(sentinel), &[]);
     }
-    let policy = OnSentinelLoss::Hold;
+    let policy = LossPolicy::director(OnSentinelLoss::Hold);
     let present = target(101, 3);
     lab.expect_overdue(&[notice(Notice::SentinelsLost { present, policy })]);
     assert_eq!(lab.desired(), serving(present));
@@ -295,7 +301,7 @@ fn without_sentinels_withdraw_stops_announcing_until_a_majority_is_back() {
     }
     let present = target(101, 3);
     assert_eq!(lab.desired(), serving(present));
-    let policy = OnSentinelLoss::Withdraw;
+    let policy = LossPolicy::director(OnSentinelLoss::Withdraw);
     lab.expect_overdue(&[notice(Notice::SentinelsLost { present, policy })]);
     assert_eq!(lab.desired(), desired(Some(present), false, State::Withdrawn));
     lab.expect(claim(S[0], 101, 3), &[]);
@@ -324,7 +330,8 @@ fn sentinels_that_come_back_with_a_newer_master_are_not_answered_with_the_old_on
     for sentinel in S {
         lab.expect(lost(sentinel), &[]);
     }
-    let (present, policy) = (target(101, 3), OnSentinelLoss::Withdraw);
+    let present = target(101, 3);
+    let policy = LossPolicy::director(OnSentinelLoss::Withdraw);
     lab.expect_overdue(&[notice(Notice::SentinelsLost { present, policy })]);
     lab.expect(claim(S[0], 102, 4), &[]);
     lab.expect(role(102, Role::Master), &[]);
@@ -340,9 +347,56 @@ fn sentinels_that_come_back_with_a_newer_master_are_not_answered_with_the_old_on
 #[test]
 fn a_restart_without_sentinels_is_a_loss_too() {
     let mut lab = Lab::new(OnSentinelLoss::Withdraw, Some(target(101, 3)));
-    let (present, policy) = (target(101, 3), OnSentinelLoss::Withdraw);
+    let present = target(101, 3);
+    let policy = LossPolicy::director(OnSentinelLoss::Withdraw);
     lab.expect_overdue(&[notice(Notice::SentinelsLost { present, policy })]);
     assert_eq!(lab.desired(), desired(Some(present), false, State::Withdrawn));
+}
+
+const LEASE: Duration = Duration::from_secs(3);
+
+#[test]
+fn a_host_cut_off_from_the_majority_withdraws_after_the_lease() {
+    let policy = LossPolicy::host(OnSentinelLoss::Withdraw, LEASE);
+    let present = target(101, 3);
+    let mut lab = Lab::with(policy, Some(Adopted { target: present, announced: true }));
+    for sentinel in S {
+        lab.expect(claim(sentinel, 101, 3), &[]);
+    }
+    lab.expect(lost(S[1]), &[]);
+    assert_eq!(lab.failover.deadline(), None);
+    lab.now = at(1000);
+    lab.expect(lost(S[2]), &[]);
+    assert_eq!(lab.failover.deadline(), Some(at(1000) + LEASE));
+    lab.expect_overdue(&[notice(Notice::SentinelsLost { present, policy })]);
+    assert_eq!(lab.desired(), desired(Some(present), false, State::Withdrawn));
+    lab.expect(claim(S[2], 101, 3), &[notice(Notice::AnnouncedAgain { present })]);
+    assert_eq!(lab.desired(), serving(present));
+}
+
+#[test]
+fn a_host_may_be_told_to_hold_in_a_minority() {
+    let policy = LossPolicy::host(OnSentinelLoss::Hold, LEASE);
+    let present = target(101, 3);
+    let mut lab = Lab::with(policy, Some(Adopted { target: present, announced: true }));
+    lab.expect(claim(S[0], 101, 3), &[]);
+    lab.expect_overdue(&[notice(Notice::SentinelsLost { present, policy })]);
+    assert_eq!(lab.desired(), serving(present));
+}
+
+#[test]
+fn a_host_whose_lease_ran_out_waits_for_a_majority_before_it_answers_again() {
+    let policy = LossPolicy::host(OnSentinelLoss::Hold, LEASE);
+    let present = target(101, 3);
+    let mut lab = Lab::with(policy, Some(Adopted { target: present, announced: false }));
+    assert_eq!(lab.desired(), desired(Some(present), false, State::Withdrawn));
+    lab.expect(claim(S[0], 101, 3), &[]);
+    assert_eq!(lab.desired(), desired(Some(present), false, State::Withdrawn));
+    lab.expect(claim(S[1], 102, 4), &[ask(102)]);
+    assert_eq!(lab.desired(), desired(Some(present), false, State::Withdrawn));
+    let announced = Notice::AnnouncedAgain { present: target(102, 4) };
+    lab.expect(role(102, Role::Master), &[notice(announced)]);
+    assert_eq!(lab.desired(), serving(target(102, 4)));
 }
 
 #[test]
@@ -415,9 +469,9 @@ fn a_failover_leaves_a_record_with_its_timeline() {
 
 #[test]
 fn masters_do_not_mix() {
-    let settings =
-        Settings { configured_sentinels: 1, on_sentinel_loss: OnSentinelLoss::Hold, masters: 2 };
-    let mut failover = Failover::new(settings, vec![], at(0));
+    let policies = vec![LossPolicy::director(OnSentinelLoss::Hold); 2];
+    let settings = Settings { configured_sentinels: 1, policies };
+    let mut failover = Failover::new(&settings, &[], at(0));
     let second = MasterId(1);
     let claim = Event::Claim { sentinel: S[0], master: second, target: target(101, 0) };
     let ask = Command::AskRole { master: second, node: node(101) };

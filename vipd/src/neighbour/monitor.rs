@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -18,11 +18,13 @@ use crate::netdev::netlink::split;
 use crate::netdev::payload;
 
 /// What is listened to.
-const GROUPS: [MulticastGroup; 4] = [
+const GROUPS: [MulticastGroup; 6] = [
     MulticastGroup::Link,
     MulticastGroup::Neigh,
     MulticastGroup::Ipv4Ifaddr,
     MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv6Route,
 ];
 /// Datagrams read at one go; more wait for the next round.
 const MAX_DATAGRAMS: usize = 1_024;
@@ -50,7 +52,7 @@ pub(super) struct Monitor {
     wake: UnixStream,
     buffer: Vec<u8>,
     /// Neighbours that matter: (interface index, address).
-    relevant: BTreeSet<(u32, Ipv4Addr)>,
+    relevant: BTreeSet<(u32, IpAddr)>,
 }
 
 impl Monitor {
@@ -72,7 +74,7 @@ impl Monitor {
     }
 
     /// Only these neighbours matter; links, addresses and routes always do.
-    pub(super) fn relevant(&mut self, neighbours: BTreeSet<(u32, Ipv4Addr)>) {
+    pub(super) fn relevant(&mut self, neighbours: BTreeSet<(u32, IpAddr)>) {
         self.relevant = neighbours;
     }
 
@@ -144,11 +146,16 @@ impl Monitor {
     }
 }
 
-/// (interface index, IPv4 address) of a neighbour; another family's has the unspecified address.
-pub(super) fn key(neighbour: &NeighbourMessage) -> (u32, Ipv4Addr) {
+/// (interface index, address) of a neighbour; another family's has the unspecified address.
+pub(super) fn key(neighbour: &NeighbourMessage) -> (u32, IpAddr) {
     let address = neighbour.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => {
+            Some(IpAddr::V4(*address))
+        }
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => {
+            Some(IpAddr::V6(*address))
+        }
         _ => None,
     });
-    (neighbour.header.ifindex, address.unwrap_or(Ipv4Addr::UNSPECIFIED))
+    (neighbour.header.ifindex, address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)))
 }

@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+    NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
 };
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use tracing::debug;
 use vipd_common::addr::MacAddr;
 
@@ -19,21 +19,23 @@ use super::monitor::key;
 use super::{Network, Unreachable};
 use crate::model::NextHop;
 use crate::netdev::netlink::Netlink;
-use crate::netdev::{HostAddress, Link, read_addresses, read_links};
+use crate::netdev::{HostAddress, Link, bits, family, is_link_local, read_addresses, read_links};
 
 /// Reads the kernel's tables, and remembers the last link-layer address of each next hop.
 pub(super) struct Resolver {
     netlink: Netlink,
     /// By (interface index, address), for the next hops in use.
-    known: HashMap<(u32, Ipv4Addr), MacAddr>,
-    relevant: BTreeSet<(u32, Ipv4Addr)>,
+    known: HashMap<(u32, IpAddr), MacAddr>,
+    relevant: BTreeSet<(u32, IpAddr)>,
+    /// Those that have failed and not answered since.
+    silent: BTreeSet<(u32, IpAddr)>,
 }
 
 /// Where the routing table sends a node's packets.
 struct Route {
     ifindex: u32,
-    router: Option<Ipv4Addr>,
-    source: Option<Ipv4Addr>,
+    router: Option<IpAddr>,
+    source: Option<IpAddr>,
 }
 
 /// A neighbour entry.
@@ -46,27 +48,28 @@ struct Entry {
 struct Tables {
     links: BTreeMap<u32, Link>,
     addresses: Vec<HostAddress>,
-    neighbours: HashMap<(u32, Ipv4Addr), Entry>,
+    neighbours: HashMap<(u32, IpAddr), Entry>,
 }
 
 impl Resolver {
     /// Opens its netlink socket, in the caller's network namespace.
     pub(super) fn open() -> io::Result<Self> {
-        Ok(Self { netlink: Netlink::route()?, known: HashMap::new(), relevant: BTreeSet::new() })
+        Ok(Self {
+            netlink: Netlink::route()?,
+            known: HashMap::new(),
+            relevant: BTreeSet::new(),
+            silent: BTreeSet::new(),
+        })
     }
 
     /// The neighbours that the last reading's answers depend on.
-    pub(super) fn relevant(&self) -> BTreeSet<(u32, Ipv4Addr)> {
+    pub(super) fn relevant(&self) -> BTreeSet<(u32, IpAddr)> {
         self.relevant.clone()
     }
 
     /// Computes everything anew. With `confirm`, entries that are not known to be good are
     /// resolved by the kernel in the background; a missing one is in any case.
-    pub(super) fn read(
-        &mut self,
-        nodes: &BTreeSet<Ipv4Addr>,
-        confirm: bool,
-    ) -> io::Result<Network> {
+    pub(super) fn read(&mut self, nodes: &BTreeSet<IpAddr>, confirm: bool) -> io::Result<Network> {
         let links = read_links(&mut self.netlink)?;
         let tables = Tables {
             links: links.into_iter().map(|link| (link.ifindex, link)).collect(),
@@ -83,6 +86,7 @@ impl Resolver {
             network.next_hops.insert(*node, hop.map(|(next_hop, _)| next_hop));
         }
         self.known.retain(|hop, _| self.relevant.contains(hop));
+        self.silent.retain(|hop| self.relevant.contains(hop));
         network.links = tables.links;
         network.addresses = tables.addresses;
         Ok(network)
@@ -91,10 +95,13 @@ impl Resolver {
     /// The next hop, and whether it has stopped answering.
     fn resolve(
         &mut self,
-        node: Ipv4Addr,
+        node: IpAddr,
         tables: &Tables,
         confirm: bool,
     ) -> Result<(NextHop, bool), Unreachable> {
+        if is_link_local(node) {
+            return Err(Unreachable::LinkLocal);
+        }
         let route = self.route(node)?;
         let link = tables.links.get(&route.ifindex).ok_or(Unreachable::NoRoute)?;
         if !link.running {
@@ -111,7 +118,20 @@ impl Resolver {
         {
             debug!(next_hop = %hop.1, interface = link.name, %error, "cannot start resolution");
         }
-        let silent = entry.is_some_and(|entry| entry.state == NeighbourState::Failed);
+        let silent = match entry.map(|entry| entry.state) {
+            Some(NeighbourState::Failed) => {
+                self.silent.insert(hop);
+                true
+            }
+            // Being asked for again, or about to be, is no answer.
+            None | Some(NeighbourState::Incomplete | NeighbourState::None) => {
+                self.silent.contains(&hop)
+            }
+            Some(_) => {
+                self.silent.remove(&hop);
+                false
+            }
+        };
         let mac = match entry.and_then(usable_mac) {
             Some(mac) => {
                 self.known.insert(hop, mac);
@@ -125,7 +145,9 @@ impl Resolver {
         let on_link: Vec<_> = tables
             .addresses
             .iter()
-            .filter(|host| host.ifindex == route.ifindex && host.prefix < 32)
+            .filter(|host| host.ifindex == route.ifindex)
+            .filter(|host| host.address.is_ipv4() == node.is_ipv4())
+            .filter(|host| host.prefix < bits(host.address) && !is_link_local(host.address))
             .map(|host| (network_of(host.address, host.prefix), host.prefix))
             .collect::<BTreeSet<_>>()
             .into_iter()
@@ -143,11 +165,11 @@ impl Resolver {
     }
 
     /// `ip route get`.
-    fn route(&mut self, node: Ipv4Addr) -> Result<Route, Unreachable> {
+    fn route(&mut self, node: IpAddr) -> Result<Route, Unreachable> {
         let mut request = RouteMessage::default();
-        request.header.address_family = AddressFamily::Inet;
-        request.header.destination_prefix_length = 32;
-        request.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(node)));
+        request.header.address_family = family(node);
+        request.header.destination_prefix_length = bits(node);
+        request.attributes.push(RouteAttribute::Destination(node.into()));
         let answer = match self.netlink.get(RouteNetlinkMessage::GetRoute(request)) {
             Ok(RouteNetlinkMessage::NewRoute(answer)) => answer,
             Ok(_) => return Err(Unreachable::Kernel("unexpected answer".to_owned())),
@@ -164,6 +186,10 @@ impl Resolver {
         match answer.header.kind {
             RouteType::Unicast => {}
             RouteType::Local => return Err(Unreachable::Local),
+            // IPv6 answers with such a route where IPv4 answers with an error.
+            RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => {
+                return Err(Unreachable::NoRoute);
+            }
             kind => {
                 return Err(Unreachable::UnsupportedRoute(format!("{kind:?}").to_lowercase()));
             }
@@ -172,16 +198,24 @@ impl Resolver {
         for attribute in answer.attributes {
             match attribute {
                 RouteAttribute::Oif(ifindex) => route.ifindex = ifindex,
+                // An IPv4 route may go by a router that is known by its IPv6 address (RFC 5549).
                 RouteAttribute::Gateway(RouteAddress::Inet(router))
-                | RouteAttribute::Via(RouteVia::Inet(router)) => route.router = Some(router),
+                | RouteAttribute::Via(RouteVia::Inet(router)) => route.router = Some(router.into()),
+                RouteAttribute::Gateway(RouteAddress::Inet6(router))
+                | RouteAttribute::Via(RouteVia::Inet6(router)) => {
+                    route.router = Some(router.into());
+                }
                 RouteAttribute::Gateway(_) | RouteAttribute::Via(_) => {
-                    return Err(Unreachable::UnsupportedRoute("by a router in IPv6".to_owned()));
+                    return Err(Unreachable::UnsupportedRoute("by no router in IP".to_owned()));
                 }
                 RouteAttribute::Encap(_) => {
                     return Err(Unreachable::UnsupportedRoute("encapsulated".to_owned()));
                 }
                 RouteAttribute::PrefSource(RouteAddress::Inet(source)) => {
-                    route.source = Some(source);
+                    route.source = Some(source.into());
+                }
+                RouteAttribute::PrefSource(RouteAddress::Inet6(source)) => {
+                    route.source = Some(source.into());
                 }
                 _ => {}
             }
@@ -189,9 +223,9 @@ impl Resolver {
         Ok(route)
     }
 
-    fn read_neighbours(&mut self) -> io::Result<HashMap<(u32, Ipv4Addr), Entry>> {
-        let mut request = NeighbourMessage::default();
-        request.header.family = AddressFamily::Inet;
+    fn read_neighbours(&mut self) -> io::Result<HashMap<(u32, IpAddr), Entry>> {
+        // No family: ARP's and NDP's entries in one dump.
+        let request = NeighbourMessage::default();
         let answers = self.netlink.dump(RouteNetlinkMessage::GetNeighbour(request))?;
         Ok(answers
             .into_iter()
@@ -207,12 +241,12 @@ impl Resolver {
 
     /// As if a packet had been sent to it: the kernel resolves a missing entry and confirms a
     /// stale one (`NTF_USE`, linux/neighbour.h).
-    fn ask_kernel_to_resolve(&mut self, (ifindex, address): (u32, Ipv4Addr)) -> io::Result<()> {
+    fn ask_kernel_to_resolve(&mut self, (ifindex, address): (u32, IpAddr)) -> io::Result<()> {
         let mut request = NeighbourMessage::default();
-        request.header.family = AddressFamily::Inet;
+        request.header.family = family(address);
         request.header.ifindex = ifindex;
         request.header.flags = NeighbourFlags::Use;
-        request.attributes.push(NeighbourAttribute::Destination(NeighbourAddress::Inet(address)));
+        request.attributes.push(NeighbourAttribute::Destination(address.into()));
         self.netlink.set(RouteNetlinkMessage::NewNeighbour(request), NLM_F_CREATE | NLM_F_REPLACE)
     }
 }
@@ -262,9 +296,18 @@ fn mac_of(message: &NeighbourMessage) -> Option<MacAddr> {
 }
 
 /// The first address of a prefix.
-fn network_of(address: Ipv4Addr, prefix: u8) -> Ipv4Addr {
-    let mask = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
-    Ipv4Addr::from(u32::from(address) & mask)
+fn network_of(address: IpAddr, prefix: u8) -> IpAddr {
+    let host_bits = u32::from(bits(address).saturating_sub(prefix));
+    match address {
+        IpAddr::V4(address) => {
+            let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0);
+            Ipv4Addr::from_bits(address.to_bits() & mask).into()
+        }
+        IpAddr::V6(address) => {
+            let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+            Ipv6Addr::from_bits(address.to_bits() & mask).into()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -277,11 +320,19 @@ mod tests {
 
     #[test]
     fn a_prefix_starts_at_its_network_address() {
-        let address = Ipv4Addr::new(198, 19, 171, 5);
-        assert_eq!(network_of(address, 24), Ipv4Addr::new(198, 19, 171, 0));
-        assert_eq!(network_of(address, 15), Ipv4Addr::new(198, 18, 0, 0));
-        assert_eq!(network_of(address, 32), address);
-        assert_eq!(network_of(address, 0), Ipv4Addr::UNSPECIFIED);
+        for (address, prefix, network) in [
+            ("198.19.171.5", 24, "198.19.171.0"),
+            ("198.19.171.5", 15, "198.18.0.0"),
+            ("198.19.171.5", 32, "198.19.171.5"),
+            ("198.19.171.5", 0, "0.0.0.0"),
+            ("fd98:18::1:5", 64, "fd98:18::"),
+            ("fd98:18::1:5", 127, "fd98:18::1:4"),
+            ("fd98:18::1:5", 128, "fd98:18::1:5"),
+            ("fd98:18::1:5", 0, "::"),
+        ] {
+            let parse = |text: &str| text.parse::<IpAddr>().expect(text);
+            assert_eq!(network_of(parse(address), prefix), parse(network), "{address}/{prefix}");
+        }
     }
 
     #[test]
@@ -293,6 +344,7 @@ mod tests {
             mtu: 1_500,
             admin_up: true,
             running: true,
+            carrier_changes: 1,
             oper_state: "up",
             vlan,
             xdp: None,

@@ -4,7 +4,7 @@
 //! `nsenter --net` /sys still shows the other namespace's interfaces.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use aya::programs::loaded_programs;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
@@ -44,6 +44,9 @@ pub struct Link {
     pub admin_up: bool,
     /// Up and with a carrier: frames can pass.
     pub running: bool,
+    /// How often the carrier came or went since the interface was made: tells one that went down
+    /// and came back from one that stayed.
+    pub carrier_changes: u32,
     /// The operational state's word in `ip link`: `up`, `down`, `unknown`, `dormant`, …
     pub oper_state: &'static str,
     /// For an 802.1Q device: the parent's interface index and the VLAN id.
@@ -116,8 +119,8 @@ pub struct Facts {
     /// Whether transmit checksum offload is on. On veth XDP then forwards packets of the local
     /// stack with checksums that nobody completes; on a real NIC it is harmless.
     pub tx_checksum: Option<bool>,
-    /// Its IPv4 addresses with prefix lengths.
-    pub addresses: Vec<(Ipv4Addr, u8)>,
+    /// Its addresses with prefix lengths.
+    pub addresses: Vec<(IpAddr, u8)>,
 }
 
 /// The XDP mode an attachment would get, judged without trying.
@@ -159,11 +162,11 @@ impl Facts {
     }
 }
 
-/// An IPv4 address of this host (of this network namespace).
+/// An address of this host (of this network namespace).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HostAddress {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Prefix length.
     pub prefix: u8,
     /// The interface it is on.
@@ -225,7 +228,7 @@ pub fn links() -> Result<Vec<Link>, NetdevError> {
         .map_err(|source| NetdevError::Netlink { what: "links", source })
 }
 
-/// Every IPv4 address of this network namespace.
+/// Every IPv4 and IPv6 address of this network namespace.
 pub fn host_addresses() -> Result<Vec<HostAddress>, NetdevError> {
     read_addresses(&mut route_socket()?)
         .map_err(|source| NetdevError::Netlink { what: "addresses", source })
@@ -233,7 +236,7 @@ pub fn host_addresses() -> Result<Vec<HostAddress>, NetdevError> {
 
 /// The interface that holds `vip` as an address of this host, if one does. In modes `nat` and
 /// `dsr` none may: the kernel would answer for it, and the stack would take its packets.
-pub fn interface_holding(vip: Ipv4Addr) -> Result<Option<String>, NetdevError> {
+pub fn interface_holding(vip: IpAddr) -> Result<Option<String>, NetdevError> {
     let Some(holder) = host_addresses()?.into_iter().find(|host| host.address == vip) else {
         return Ok(None);
     };
@@ -254,6 +257,27 @@ fn route_socket() -> Result<Netlink, NetdevError> {
     Netlink::route().map_err(|source| NetdevError::Netlink { what: "links", source })
 }
 
+/// Bits of an address of this one's family.
+pub(crate) const fn bits(address: IpAddr) -> u8 {
+    match address {
+        IpAddr::V4(_) => 32,
+        IpAddr::V6(_) => 128,
+    }
+}
+
+/// fe80::/10: means another host on each interface. IPv4's 169.254.0.0/16 is routed like any other.
+pub(crate) const fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+/// An address's family, as rtnetlink names it.
+pub(crate) const fn family(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
+}
+
 /// Every interface, over an open socket.
 pub(crate) fn read_links(netlink: &mut Netlink) -> io::Result<Vec<Link>> {
     let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
@@ -267,27 +291,31 @@ pub(crate) fn read_links(netlink: &mut Netlink) -> io::Result<Vec<Link>> {
         .collect())
 }
 
-/// Every IPv4 address, over an open socket.
+/// Every IPv4 and IPv6 address, over an open socket.
 pub(crate) fn read_addresses(netlink: &mut Netlink) -> io::Result<Vec<HostAddress>> {
-    let mut request = AddressMessage::default();
-    request.header.family = AddressFamily::Inet;
-    let answers = netlink.dump(RouteNetlinkMessage::GetAddress(request))?;
-    Ok(answers.into_iter().filter_map(parse_address).collect())
+    let mut addresses = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut request = AddressMessage::default();
+        request.header.family = family;
+        let answers = netlink.dump(RouteNetlinkMessage::GetAddress(request))?;
+        addresses.extend(answers.into_iter().filter_map(|answer| parse_address(answer, family)));
+    }
+    Ok(addresses)
 }
 
-fn parse_address(answer: RouteNetlinkMessage) -> Option<HostAddress> {
+fn parse_address(answer: RouteNetlinkMessage, family: AddressFamily) -> Option<HostAddress> {
     let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
-    let v4 = |ip: &std::net::IpAddr| match ip {
-        std::net::IpAddr::V4(v4) => Some(*v4),
-        std::net::IpAddr::V6(_) => None,
-    };
+    // A kernel without IPv6 answers a question for it with every family there is.
+    if message.header.family != family {
+        return None;
+    }
     // On a point-to-point link IFA_ADDRESS is the peer; IFA_LOCAL is ours wherever it is given.
     let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(ip) => v4(ip),
+        AddressAttribute::Local(ip) => Some(*ip),
         _ => None,
     });
     let address = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Address(ip) => v4(ip),
+        AddressAttribute::Address(ip) => Some(*ip),
         _ => None,
     });
     Some(HostAddress {
@@ -307,6 +335,7 @@ fn parse_link(message: LinkMessage) -> Link {
         mtu: 0,
         admin_up: flags.contains(LinkFlags::Up),
         running: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        carrier_changes: 0,
         oper_state: "unknown",
         vlan: None,
         xdp: None,
@@ -320,6 +349,7 @@ fn parse_link(message: LinkMessage) -> Link {
                 link.mac = <[u8; 6]>::try_from(bytes.as_slice()).ok().map(MacAddr);
             }
             LinkAttribute::OperState(state) => link.oper_state = oper_state(state),
+            LinkAttribute::CarrierChanges(changes) => link.carrier_changes = changes,
             LinkAttribute::Link(ifindex) => parent = Some(ifindex),
             LinkAttribute::LinkInfo(infos) => vlan_id = infos.iter().find_map(vlan_id_of),
             LinkAttribute::Xdp(attributes) => link.xdp = attached_xdp(&attributes),

@@ -1,13 +1,12 @@
 //! How one service reaches one Redis node: the content of a slot.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use vipd_common::addr::mapped;
 use vipd_common::maps::{Backend, ForwardMode};
 
 use super::{Service, Topology, Unreachable, Vip, Wanted};
 use crate::config::{Mode, PortRange, Source};
-use crate::model::NextHop;
+use crate::model::{NextHop, mapped_ip};
 
 /// First source port where the source is the VIP itself: no socket of this host uses that address,
 /// so only the well-known ports are left alone.
@@ -25,58 +24,99 @@ pub(super) struct Route<'a> {
 impl Route<'_> {
     /// The slot's content for `node`.
     pub(super) fn to(&self, node: SocketAddr) -> Result<Backend, Unreachable> {
-        let SocketAddr::V4(v4) = node else { return Err(Unreachable::Ipv6) };
-        let (addr, port) = self.identity(node);
-        let hop = self.wanted.next_hops.get(v4.ip()).ok_or(Unreachable::NextHopUnknown)?;
-        if !self.wanted.interfaces.contains_key(&hop.ifindex) {
-            return Err(Unreachable::NotAttached { ifindex: hop.ifindex });
+        match self.vip.mode {
+            Mode::Nat => self.nat(node),
+            Mode::Dsr => self.on_link(node, ForwardMode::Dsr),
+            Mode::Host if self.wanted.own.contains(&node.ip()) => self.local(node),
+            Mode::Host => self.on_link(node, ForwardMode::Stray),
+            Mode::Real => Err(Unreachable::NextHopUnknown),
         }
-        let (mode, source, ports) = match self.vip.mode {
-            Mode::Nat => {
-                let source = self.source(hop);
-                (ForwardMode::Nat, mapped(source.octets()), self.ports(source))
-            }
-            Mode::Dsr => {
-                if let Some(router) = hop.router {
-                    return Err(Unreachable::DsrThroughRouter { router });
-                }
-                if node.port() != self.service.port {
-                    return Err(Unreachable::DsrPort { listens: node.port() });
-                }
-                (ForwardMode::Dsr, [0; 16], PortRange { first: 0, last: 0 })
-            }
-        };
-        Ok(Backend {
-            addr,
-            source,
-            port,
-            next_hop: hop.mac,
-            own_mac: hop.own_mac,
-            vlan: hop.vlan,
-            first_port: ports.first,
-            last_port: ports.last,
-            ifindex: hop.ifindex,
-            mode: mode as u32,
-        })
+    }
+
+    /// How its packets are forwarded, whatever the way there.
+    pub(super) fn mode_to(&self, node: SocketAddr) -> ForwardMode {
+        match self.vip.mode {
+            Mode::Nat => ForwardMode::Nat,
+            Mode::Dsr => ForwardMode::Dsr,
+            Mode::Host if self.wanted.own.contains(&node.ip()) => ForwardMode::Local,
+            Mode::Host | Mode::Real => ForwardMode::Stray,
+        }
     }
 
     /// What makes it another master: the address and port packets are sent to, in the form of
     /// [`Backend`].
     pub(super) fn identity(&self, node: SocketAddr) -> ([u8; 16], [u8; 2]) {
-        let addr = match node {
-            SocketAddr::V4(node) => mapped(node.ip().octets()),
-            SocketAddr::V6(node) => node.ip().octets(),
+        let (ip, port) = match self.vip.mode {
+            Mode::Nat => {
+                let ip = self.topology.in_family_of(self.vip.addr, node.ip());
+                (ip.unwrap_or(node.ip()), self.service.backend_port.unwrap_or(node.port()))
+            }
+            Mode::Dsr | Mode::Host | Mode::Real => (node.ip(), node.port()),
         };
-        let port = match self.vip.mode {
-            Mode::Nat => self.service.backend_port.unwrap_or(node.port()),
-            Mode::Dsr => node.port(),
-        };
-        (addr, port.to_be_bytes())
+        (mapped_ip(ip), port.to_be_bytes())
+    }
+
+    fn nat(&self, node: SocketAddr) -> Result<Backend, Unreachable> {
+        let ip = self.topology.in_family_of(self.vip.addr, node.ip());
+        let hop = self.hop(ip.ok_or(Unreachable::OtherFamily)?)?;
+        let source = self.source(hop);
+        let ports = self.ports(source);
+        let (first_port, last_port) = (ports.first, ports.last);
+        let source = mapped_ip(source);
+        let backend = self.by(hop, node, ForwardMode::Nat);
+        Ok(Backend { source, first_port, last_port, ..backend })
+    }
+
+    /// Only link-layer addresses are rewritten, so the node's address may be of either family.
+    fn on_link(&self, node: SocketAddr, mode: ForwardMode) -> Result<Backend, Unreachable> {
+        let hop = self.hop(node.ip())?;
+        if let Some(router) = hop.router {
+            return Err(Unreachable::ThroughRouter { router });
+        }
+        self.same_port(node)?;
+        Ok(self.by(hop, node, mode))
+    }
+
+    fn local(&self, node: SocketAddr) -> Result<Backend, Unreachable> {
+        self.same_port(node)?;
+        let (addr, port) = self.identity(node);
+        Ok(Backend { addr, port, mode: ForwardMode::Local as u32, ..Backend::EMPTY })
+    }
+
+    fn same_port(&self, node: SocketAddr) -> Result<(), Unreachable> {
+        if node.port() == self.service.port {
+            Ok(())
+        } else {
+            Err(Unreachable::Port { listens: node.port() })
+        }
+    }
+
+    fn hop(&self, ip: IpAddr) -> Result<&NextHop, Unreachable> {
+        let hop = self.wanted.next_hops.get(&ip).ok_or(Unreachable::NextHopUnknown)?;
+        if self.wanted.interfaces.contains_key(&hop.ifindex) {
+            Ok(hop)
+        } else {
+            Err(Unreachable::NotAttached { ifindex: hop.ifindex })
+        }
+    }
+
+    fn by(&self, hop: &NextHop, node: SocketAddr, mode: ForwardMode) -> Backend {
+        let (addr, port) = self.identity(node);
+        Backend {
+            addr,
+            port,
+            next_hop: hop.mac,
+            own_mac: hop.own_mac,
+            vlan: hop.vlan,
+            ifindex: hop.ifindex,
+            mode: mode as u32,
+            ..Backend::EMPTY
+        }
     }
 
     /// The VIP where it lies on the link towards the node: nothing else on this host uses it.
     /// Elsewhere nobody would send the replies here, so the host's own address must do.
-    fn source(&self, hop: &NextHop) -> Ipv4Addr {
+    fn source(&self, hop: &NextHop) -> IpAddr {
         match self.vip.source {
             Source::Address(addr) => addr,
             Source::Auto => {
@@ -86,7 +126,7 @@ impl Route<'_> {
         }
     }
 
-    fn ports(&self, source: Ipv4Addr) -> PortRange {
+    fn ports(&self, source: IpAddr) -> PortRange {
         if source == self.vip.addr {
             PortRange { first: FIRST_VIP_PORT, last: u16::MAX }
         } else {
@@ -95,10 +135,19 @@ impl Route<'_> {
     }
 }
 
-fn contains((network, length): (Ipv4Addr, u8), addr: Ipv4Addr) -> bool {
-    let host_bits = 32_u32.saturating_sub(u32::from(length));
-    let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0);
-    (network.to_bits() ^ addr.to_bits()) & mask == 0
+/// Whether a prefix (an address in it, length in bits) contains an address.
+pub(super) fn contains((network, length): (IpAddr, u8), addr: IpAddr) -> bool {
+    let differs = |network: u128, addr: u128, bits: u32| {
+        let host_bits = bits.saturating_sub(u32::from(length));
+        (network ^ addr).checked_shr(host_bits).unwrap_or(0) != 0
+    };
+    match (network, addr) {
+        (IpAddr::V4(network), IpAddr::V4(addr)) => {
+            !differs(network.to_bits().into(), addr.to_bits().into(), 32)
+        }
+        (IpAddr::V6(network), IpAddr::V6(addr)) => !differs(network.to_bits(), addr.to_bits(), 128),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+    }
 }
 
 #[cfg(test)]
@@ -107,11 +156,20 @@ mod tests {
 
     #[test]
     fn a_prefix_contains_its_addresses() {
-        let addr = Ipv4Addr::new(198, 18, 0, 250);
-        assert!(contains((Ipv4Addr::new(198, 18, 0, 50), 24), addr));
-        assert!(!contains((Ipv4Addr::new(198, 18, 1, 50), 24), addr));
-        assert!(contains((addr, 32), addr));
-        assert!(!contains((Ipv4Addr::new(198, 18, 0, 251), 32), addr));
-        assert!(contains((Ipv4Addr::UNSPECIFIED, 0), addr));
+        for (network, length, addr, expected) in [
+            ("198.18.0.50", 24, "198.18.0.250", true),
+            ("198.18.1.50", 24, "198.18.0.250", false),
+            ("198.18.0.250", 32, "198.18.0.250", true),
+            ("198.18.0.251", 32, "198.18.0.250", false),
+            ("0.0.0.0", 0, "198.18.0.250", true),
+            ("fd98:18::50", 64, "fd98:18::250", true),
+            ("fd98:19::50", 64, "fd98:18::250", false),
+            ("fd98:18::251", 128, "fd98:18::250", false),
+            ("::", 0, "fd98:18::250", true),
+            ("::", 0, "198.18.0.250", false),
+        ] {
+            let network = (network.parse().unwrap(), length);
+            assert_eq!(contains(network, addr.parse().unwrap()), expected, "{network:?} {addr}");
+        }
     }
 }

@@ -16,6 +16,8 @@
 
 mod actual;
 mod backend;
+mod group;
+mod holding;
 mod problem;
 #[cfg(test)]
 mod proptests;
@@ -25,22 +27,25 @@ mod tests;
 mod topology;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use vipd_common::addr::unmapped;
 use vipd_common::maps::{
     Active, Address, Backend, Confirmed, ForwardMode, Interface, MAX_SERVICES, ServiceState,
 };
 
 pub use self::actual::{Actual, Step};
+pub use self::group::{Health, Replicas};
+pub use self::holding::OwnAddresses;
 pub use self::problem::{Problem, Unreachable};
 pub use self::topology::{Service, Topology, Vip};
 
 use self::backend::Route;
+use self::group::Groups;
 use self::slots::Slots;
 use crate::config::Mode;
 use crate::failover::{Desired, Target};
-use crate::model::NextHop;
+use crate::model::{NextHop, unmapped_ip};
+use crate::netdev::HostAddress;
 
 /// What should be, from every part of the daemon.
 #[derive(Clone, Copy, Debug)]
@@ -50,19 +55,29 @@ pub struct Wanted<'a> {
     /// By `MasterId`: nodes that may be promoted, whose slots are written beforehand. The present
     /// target may be among them or not.
     pub nodes: &'a [Vec<SocketAddr>],
+    /// By `MasterId`: how they are as readers', for services with `role = "replica"`.
+    pub replicas: &'a [Replicas],
     /// How each node is reached now. One that isn't there isn't known (yet).
-    pub next_hops: &'a HashMap<Ipv4Addr, NextHop>,
+    pub next_hops: &'a HashMap<IpAddr, NextHop>,
     /// Interfaces the program is attached to, by index.
     pub interfaces: &'a BTreeMap<u32, Interface>,
+    /// The addresses of this host, VIPs that it holds included.
+    pub own: &'a OwnAddresses,
     /// VIPs that nobody else on the link holds (RFC 5227 probe passed).
-    pub may_announce: &'a BTreeSet<Ipv4Addr>,
+    pub may_announce: &'a BTreeSet<IpAddr>,
 }
 
 /// What [`diff`] found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Plan {
+    /// VIPs that become addresses of this host, before the first step: what the program lets pass
+    /// from then on, the stack takes.
+    pub hold: Vec<HostAddress>,
     /// To be applied in this order. Empty if the maps are as they should be.
     pub steps: Vec<Step>,
+    /// VIPs that are no addresses of this host any more, after the last step: nobody is told to
+    /// come here by then.
+    pub release: Vec<HostAddress>,
     /// Why something isn't as it should be, for status; the same ones until they are solved.
     pub problems: Vec<Problem>,
 }
@@ -86,19 +101,34 @@ pub fn diff(topology: &Topology, wanted: &Wanted<'_>, actual: &Actual) -> Plan {
         .collect();
     let slots = Slots::assign(actual, &backends);
     problems.extend(places.iter().flat_map(|place| place.without_slot(&slots)));
+    let groups = Groups::new(&places, wanted, &slots, actual, &mut problems);
     let lines: Vec<Line<'_>> = places
         .into_iter()
-        .map(|place| Line { active: decide(&place, &slots, actual), place })
+        .map(|place| {
+            let active = groups.active(place.index);
+            Line { active: active.unwrap_or_else(|| decide(&place, &slots, actual)), place }
+        })
         .collect();
-    let addresses = addresses(&lines, topology, wanted, actual);
+    let addresses = addresses(&lines, &groups, topology, wanted, actual);
 
     let mut steps = Vec::new();
     withdraw(&mut steps, &lines, &addresses, actual);
+    groups.withdraw(&mut steps, actual);
     prepare(&mut steps, wanted, &lines, &addresses, &slots, actual);
-    commit(&mut steps, topology, &lines, actual);
+    groups.prepare(&mut steps, actual);
+    confirm(&mut steps, topology, &lines, actual);
+    groups.commit(&mut steps, actual);
+    commit(&mut steps, &lines, actual);
     announce(&mut steps, &addresses, actual);
+    groups.clean_up(&mut steps, actual);
     clean_up(&mut steps, wanted, &lines, &addresses, actual);
-    Plan { steps, problems }
+    let held = holding::wanted(&lines, topology, wanted);
+    Plan {
+        hold: holding::missing(&held, wanted.own),
+        steps,
+        release: holding::surplus(&held, &lines, topology, wanted.own, actual),
+        problems,
+    }
 }
 
 /// A service that has an index.
@@ -118,7 +148,7 @@ impl Place<'_> {
     fn without_slot(&self, slots: &Slots) -> impl Iterator<Item = Problem> {
         let target = self.target.and_then(|(target, backend)| Some((target.addr, backend.ok()?)));
         let nodes = target.into_iter().chain(self.replicas.iter().copied());
-        let service = self.route.vip.socket(self.route.service);
+        let service = self.route.vip.key(self.route.service);
         nodes
             .filter(|(_, backend)| slots.of(backend).is_none())
             .map(move |(node, _)| Problem::NoSlot { service, node })
@@ -148,7 +178,7 @@ fn place<'a>(
     for (vip, service) in topology.services() {
         let key = vip.key(service);
         let Some(index) = actual.services.get(&key).copied().or_else(|| free.next()) else {
-            problems.push(Problem::NoIndex { service: vip.socket(service) });
+            problems.push(Problem::NoIndex { service: vip.key(service) });
             continue;
         };
         let route = Route { topology, wanted, vip, service };
@@ -157,7 +187,7 @@ fn place<'a>(
         let mut resolve = |node, master| {
             let backend = route.to(node);
             if let Err(why) = backend {
-                let service = vip.socket(service);
+                let service = vip.key(service);
                 problems.push(Problem::Unreachable { service, node, master, why });
             }
             backend
@@ -207,15 +237,20 @@ fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
                 if same_tuples { generation } else { generation.wrapping_add(1).max(1) };
             Active::new(ServiceState::Up, slot, generation)
         }
-        Err(Unreachable::NextHopUnknown) if same_node && active.state() == ServiceState::Up => {
+        Err(Unreachable::NextHopUnknown)
+            if same_node
+                && active.state() == ServiceState::Up
+                // Under another configuration the VIP may have had another mode.
+                && present.is_some_and(|it| it.mode == place.route.mode_to(target.addr) as u32) =>
+        {
             active
         }
         Err(
             Unreachable::NextHopUnknown
-            | Unreachable::Ipv6
+            | Unreachable::OtherFamily
             | Unreachable::NotAttached { .. }
-            | Unreachable::DsrThroughRouter { .. }
-            | Unreachable::DsrPort { .. },
+            | Unreachable::ThroughRouter { .. }
+            | Unreachable::Port { .. },
         ) => down,
     }
 }
@@ -223,35 +258,68 @@ fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
 /// What VIPS must hold.
 fn addresses(
     lines: &[Line<'_>],
+    groups: &Groups,
     topology: &Topology,
     wanted: &Wanted<'_>,
     actual: &Actual,
 ) -> BTreeMap<IpAddr, Address> {
-    let mut flags: BTreeMap<IpAddr, u16> = topology
-        .vips
-        .iter()
-        .map(|vip| match vip.mode {
-            Mode::Nat => (vip.addr.into(), Address::NAT),
-            Mode::Dsr => (vip.addr.into(), Address::DSR),
-        })
-        .collect();
-    for line in lines.iter().filter(|line| line.active.state() == ServiceState::Up) {
-        let vip = line.place.route.vip.addr;
-        let entry = flags.entry(vip.into()).or_default();
-        *entry |= Address::ECHO;
-        if line.place.announce && wanted.may_announce.contains(&vip) {
-            *entry |= Address::ANNOUNCE;
+    let mut addresses: BTreeMap<IpAddr, Address> =
+        topology.vips.iter().map(|vip| (vip.addr, bare(vip, lines))).collect();
+    for line in lines.iter().filter(|line| line.is_up()) {
+        let address = addresses.entry(line.place.route.vip.addr).or_default();
+        address.flags |= Address::ECHO;
+        if line.may_announce(wanted) {
+            address.flags |= Address::ANNOUNCE;
         }
     }
-    for backend in lines.iter().flat_map(|line| line.backends(actual)) {
+    let backends = lines.iter().flat_map(|line| line.backends(actual));
+    for backend in backends.chain(groups.kept(actual)) {
         if backend.mode == ForwardMode::Nat as u32 {
-            flags.entry(Ipv4Addr::from(unmapped(backend.source)).into()).or_insert(Address::SOURCE);
+            let source = Address::new(Address::SOURCE);
+            addresses.entry(unmapped_ip(backend.source)).or_insert(source);
         }
     }
-    flags.into_iter().map(|(addr, flags)| (addr, Address::new(flags))).collect()
+    addresses
+}
+
+/// A VIP that shows nothing.
+fn bare(vip: &Vip, lines: &[Line<'_>]) -> Address {
+    match vip.mode {
+        Mode::Nat => Address::new(Address::NAT),
+        Mode::Dsr => Address::new(Address::DSR),
+        Mode::Real => Address::new(Address::REAL),
+        // All of its services follow one master: any of them decides for the address. It is below
+        // MAX_LINES.
+        Mode::Host => match lines.iter().find(|line| line.place.route.vip.addr == vip.addr) {
+            Some(line) => Address { flags: Address::HOST, service: line.place.index as u16 },
+            // No index was left for it; an address that nothing decides for is nobody's.
+            None => Address::new(Address::REAL),
+        },
+    }
 }
 
 impl Line<'_> {
+    /// Whether it carries packets.
+    fn is_up(&self) -> bool {
+        matches!(self.active.state(), ServiceState::Up | ServiceState::Group)
+    }
+
+    /// Whether its VIP is to be answered for on its account. In mode `host` only the host that has
+    /// the master does.
+    fn may_announce(&self, wanted: &Wanted<'_>) -> bool {
+        let vip = self.place.route.vip;
+        self.is_up()
+            && self.place.announce
+            && wanted.may_announce.contains(&vip.addr)
+            && (vip.mode != Mode::Host || self.is_local())
+    }
+
+    /// Whether its master is on this host.
+    fn is_local(&self) -> bool {
+        let backend = self.place.target.and_then(|(_, backend)| backend.ok());
+        backend.is_some_and(|backend| backend.mode == ForwardMode::Local as u32)
+    }
+
     /// Every backend this service uses now or may use at the next failover.
     fn backends(&self, actual: &Actual) -> impl Iterator<Item = Backend> {
         let target = match self.place.target {
@@ -266,6 +334,13 @@ impl Line<'_> {
     }
 }
 
+/// What an address shows now and may go on to show meanwhile: nothing, if it changes its mode.
+fn kept(present: Option<&Address>, wanted: &Address) -> u16 {
+    let Some(present) = present else { return 0 };
+    let same_mode = (present.flags ^ wanted.flags) & Address::VIRTUAL == 0;
+    if same_mode { present.flags & SHOWN } else { 0 }
+}
+
 /// Step 1: nobody is told to come here any more, then what is left gets nowhere.
 fn withdraw(
     steps: &mut Vec<Step>,
@@ -275,11 +350,13 @@ fn withdraw(
 ) {
     for (&addr, present) in &actual.addresses {
         match addresses.get(&addr) {
-            Some(wanted) if present.has(SHOWN & !wanted.flags) => {
-                let flags = present.flags & !(SHOWN & !wanted.flags);
-                steps.push(Step::PutAddress { addr, address: Address::new(flags) });
+            Some(wanted) => {
+                let stays = kept(Some(present), wanted) & wanted.flags;
+                if present.flags & SHOWN != stays {
+                    let flags = present.flags & !SHOWN | stays;
+                    steps.push(Step::PutAddress { addr, address: Address { flags, ..*present } });
+                }
             }
-            Some(_) => {}
             None if present.has(Address::VIRTUAL) => steps.push(Step::RemoveAddress { addr }),
             None => {}
         }
@@ -318,10 +395,12 @@ fn prepare(
     }
     for (&addr, wanted) in addresses {
         let present = actual.addresses.get(&addr);
-        if present.is_none_or(|present| (present.flags ^ wanted.flags) & !SHOWN != 0) {
-            let shown = present.map_or(0, |present| present.flags) & SHOWN;
-            let flags = wanted.flags & (shown | !SHOWN);
-            steps.push(Step::PutAddress { addr, address: Address::new(flags) });
+        let is_other = |present: &Address| {
+            (present.flags ^ wanted.flags) & !SHOWN != 0 || present.service != wanted.service
+        };
+        if present.is_none_or(is_other) {
+            let flags = wanted.flags & (kept(present, wanted) | !SHOWN);
+            steps.push(Step::PutAddress { addr, address: Address { flags, ..*wanted } });
         }
     }
     for &(slot, backend) in &slots.writes {
@@ -340,8 +419,8 @@ fn prepare(
     }
 }
 
-/// Step 3: the cutover.
-fn commit(steps: &mut Vec<Step>, topology: &Topology, lines: &[Line<'_>], actual: &Actual) {
+/// Step 3: what is going to be true, then the cutover.
+fn confirm(steps: &mut Vec<Step>, topology: &Topology, lines: &[Line<'_>], actual: &Actual) {
     for line in lines {
         let service = line.place.index;
         let Some((target, _)) = line.place.target else { continue };
@@ -353,9 +432,12 @@ fn commit(steps: &mut Vec<Step>, topology: &Topology, lines: &[Line<'_>], actual
             steps.push(Step::SetConfirmed { service, confirmed });
         }
     }
+}
+
+fn commit(steps: &mut Vec<Step>, lines: &[Line<'_>], actual: &Actual) {
     for line in lines {
         let (service, active) = (line.place.index, line.active);
-        if active.state() == ServiceState::Up && active != actual.active(service) {
+        if line.is_up() && active != actual.active(service) {
             steps.push(Step::SetActive { service, active });
         }
     }
@@ -364,7 +446,7 @@ fn commit(steps: &mut Vec<Step>, topology: &Topology, lines: &[Line<'_>], actual
 /// Step 4.
 fn announce(steps: &mut Vec<Step>, addresses: &BTreeMap<IpAddr, Address>, actual: &Actual) {
     for (&addr, &address) in addresses {
-        let shown = actual.addresses.get(&addr).map_or(0, |present| present.flags) & SHOWN;
+        let shown = kept(actual.addresses.get(&addr), &address);
         if address.has(SHOWN & !shown) {
             steps.push(Step::PutAddress { addr, address });
         }

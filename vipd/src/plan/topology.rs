@@ -1,15 +1,14 @@
 //! What the configuration fixes, and what CONFIRMED remembers of it.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
-use vipd_common::addr::mapped;
 use vipd_common::maps::{Confirmed, name_hash};
 
 use super::Actual;
-use crate::config::{Config, Mode, PortRange, Source};
-use crate::failover::Target;
-use crate::model::{Epoch, MasterId};
+use crate::config::{Config, Mode, PortRange, ServiceRole, Source};
+use crate::failover::{Adopted, Target};
+use crate::model::{Epoch, MasterId, mapped_ip, unmapped_ip};
 
 /// The configured VIPs and services, with names resolved to indexes.
 #[derive(Clone, PartialEq, Debug)]
@@ -18,6 +17,8 @@ pub struct Topology {
     pub vips: Vec<Vip>,
     /// For NAT from an address of this host.
     pub source_ports: PortRange,
+    /// Addresses of both families that are one node.
+    pub same_host: Vec<[IpAddr; 2]>,
     /// [`name_hash`] of each master name, by `MasterId`.
     pub masters: Vec<u64>,
 }
@@ -26,7 +27,7 @@ pub struct Topology {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Vip {
     /// The virtual address.
-    pub addr: Ipv4Addr,
+    pub addr: IpAddr,
     /// How its traffic is carried.
     pub mode: Mode,
     /// NAT's source address.
@@ -42,6 +43,8 @@ pub struct Service {
     pub port: u16,
     /// Whom it points at.
     pub master: MasterId,
+    /// At which of its nodes.
+    pub role: ServiceRole,
     /// Port on the node instead of the one Sentinel reports.
     pub backend_port: Option<u16>,
 }
@@ -64,6 +67,7 @@ impl Topology {
                         port: service.port,
                         // `masters` lists the name of every service.
                         master: *ids.get(service.master.as_str())?,
+                        role: service.role,
                         backend_port: service.backend_port,
                     })
                 })
@@ -72,6 +76,7 @@ impl Topology {
         Self {
             vips: vips.collect(),
             source_ports: config.daemon.source_ports,
+            same_host: config.redis.same_host.clone(),
             masters: names.iter().map(|name| name_hash(name)).collect(),
         }
     }
@@ -79,6 +84,21 @@ impl Topology {
     /// Every service with its VIP, in the order of the configuration.
     pub fn services(&self) -> impl Iterator<Item = (&Vip, &Service)> {
         self.vips.iter().flat_map(|vip| vip.services.iter().map(move |service| (vip, service)))
+    }
+
+    /// The address of the node with address `ip` in the family of `like`; `None` if that is not
+    /// known.
+    pub fn in_family_of(&self, like: IpAddr, ip: IpAddr) -> Option<IpAddr> {
+        if ip.is_ipv4() == like.is_ipv4() {
+            return Some(ip);
+        }
+        let pair = self.same_host.iter().find(|pair| pair.contains(&ip))?;
+        pair.iter().copied().find(|other| *other != ip)
+    }
+
+    /// Whether any service is spread over replicas.
+    pub fn has_readers(&self) -> bool {
+        self.services().any(|(_, service)| service.role == ServiceRole::Replica)
     }
 
     /// The service that has this index now: who a kernel event or a `SetActive` is about.
@@ -89,9 +109,10 @@ impl Topology {
 
     /// What was confirmed before a restart, by `MasterId`, for
     /// [`Failover::new`](crate::failover::Failover::new): the highest epoch among the services of
-    /// each master (a daemon that dies in the middle of a commit leaves them apart).
-    pub fn adopted(&self, actual: &Actual) -> Vec<Option<Target>> {
-        let mut adopted: Vec<Option<Target>> = vec![None; self.masters.len()];
+    /// each master (a daemon that dies in the middle of a commit leaves them apart). `leased` is
+    /// whether the lease of mode `host` still runs.
+    pub fn adopted(&self, actual: &Actual, leased: bool) -> Vec<Option<Adopted>> {
+        let mut adopted: Vec<Option<Adopted>> = vec![None; self.masters.len()];
         for (vip, service) in self.services() {
             let Some(&index) = actual.services.get(&vip.key(service)) else { continue };
             let confirmed = actual.confirmed(index);
@@ -101,8 +122,15 @@ impl Topology {
             }
             let Some(found) = confirmed_target(&confirmed) else { continue };
             let Some(entry) = adopted.get_mut(service.master.0) else { continue };
-            if entry.is_none_or(|known| known.epoch < found.epoch) {
-                *entry = Some(found);
+            let announced = leased || vip.mode != Mode::Host;
+            match entry {
+                None => *entry = Some(Adopted { target: found, announced }),
+                Some(known) => {
+                    known.announced &= announced;
+                    if known.target.epoch < found.epoch {
+                        known.target = found;
+                    }
+                }
             }
         }
         adopted
@@ -110,14 +138,9 @@ impl Topology {
 }
 
 impl Vip {
-    /// A service's key in SERVICES.
+    /// A service's key in SERVICES: the address and port that clients use.
     pub fn key(&self, service: &Service) -> SocketAddr {
-        self.socket(service).into()
-    }
-
-    /// Address and port, for people.
-    pub fn socket(&self, service: &Service) -> SocketAddrV4 {
-        SocketAddrV4::new(self.addr, service.port)
+        SocketAddr::new(self.addr, service.port)
     }
 }
 
@@ -125,10 +148,7 @@ impl Vip {
 pub(super) fn confirmed(master: u64, target: Target) -> Confirmed {
     Confirmed {
         epoch: target.epoch.0,
-        addr: match target.addr {
-            SocketAddr::V4(addr) => mapped(addr.ip().octets()),
-            SocketAddr::V6(addr) => addr.ip().octets(),
-        },
+        addr: mapped_ip(target.addr.ip()),
         master,
         port: u32::from(target.addr.port()),
         valid: 1,
@@ -140,7 +160,7 @@ pub(super) fn confirmed_target(confirmed: &Confirmed) -> Option<Target> {
     if confirmed.valid != 1 {
         return None;
     }
-    let addr = Ipv6Addr::from(confirmed.addr).to_canonical();
+    let addr = unmapped_ip(confirmed.addr);
     let port = u16::try_from(confirmed.port).ok()?;
     Some(Target { addr: SocketAddr::new(addr, port), epoch: Epoch(confirmed.epoch) })
 }

@@ -13,6 +13,7 @@ use redis::{Pipeline, Value, pipe};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::nudge::Nudged;
 use super::reply::{self, Kind, Named, PATTERNS, Peer, Sandwich};
 use super::roster::Word;
 use super::wanted::Wanted;
@@ -40,6 +41,8 @@ pub(super) struct Context {
     pub(super) masters: Vec<String>,
     pub(super) resolver: Resolver,
     pub(super) reports: mpsc::Sender<Report>,
+    /// As nobody has nudged yet; each follower has a copy of its own.
+    pub(super) nudged: Nudged,
 }
 
 /// Follows one Sentinel. Returns only when nobody listens to the reports any more.
@@ -49,12 +52,13 @@ pub(super) async fn run(
     endpoint: Endpoint,
     roster: mpsc::Sender<Word>,
 ) {
+    let mut nudged = context.nudged.clone();
     let follower = Follower { context, id, endpoint, roster };
     let mut backoff = RECONNECT;
     let mut reported = None;
     while !follower.context.reports.is_closed() {
         let mut up_since = None;
-        let error = match follower.session(&mut up_since).await {
+        let error = match follower.session(&mut nudged, &mut up_since).await {
             Err(Stop::Lost(error)) => error,
             Err(Stop::Unheard) => return,
             Ok(never) => match never {},
@@ -75,7 +79,11 @@ pub(super) async fn run(
                 return;
             }
         }
-        sleep(backoff.delay()).await;
+        tokio::select! {
+            () = sleep(backoff.delay()) => {}
+            // Everything is read after a connection anyway.
+            _ = nudged.next() => {}
+        }
     }
 }
 
@@ -115,7 +123,11 @@ struct Session {
 
 impl Follower {
     /// Connects, subscribes, reads everything, and goes on until the Sentinel is lost.
-    async fn session(&self, up_since: &mut Option<Instant>) -> Result<Never, Stop> {
+    async fn session(
+        &self,
+        nudged: &mut Nudged,
+        up_since: &mut Option<Instant>,
+    ) -> Result<Never, Stop> {
         let Endpoint { host, port } = &self.endpoint;
         let addr = self.context.resolver.resolve(host, *port).await?;
         let dialer = &self.context.dialer;
@@ -131,7 +143,7 @@ impl Follower {
         // Subscribed first, read afterwards: nothing falls in between.
         let session = Session::default();
         tokio::select! {
-            result = self.listen(stream, &session) => result,
+            result = self.listen(stream, nudged, &session) => result,
             result = self.read_claims(&requests, &session) => result,
             result = self.read_rest(&requests, &session) => result,
             result = heartbeat(sink) => result,
@@ -166,8 +178,13 @@ impl Follower {
         self.tell(Report::Up { sentinel: self.id, addr, run_id }).await
     }
 
-    /// Turns events into reasons to read, and so does the passing of time.
-    async fn listen(&self, stream: PubSubStream, session: &Session) -> Result<Never, Stop> {
+    /// Turns events into reasons to read, and nudges and the passing of time too.
+    async fn listen(
+        &self,
+        stream: PubSubStream,
+        nudged: &mut Nudged,
+        session: &Session,
+    ) -> Result<Never, Stop> {
         let mut stream = pin!(stream);
         let mut level = interval(LEVEL);
         level.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -177,6 +194,11 @@ impl Follower {
                 _ = level.tick() => {
                     session.claims.routine(self.all_masters());
                     session.rest.routine(self.all_masters());
+                    continue;
+                }
+                masters = nudged.next() => {
+                    session.claims.urgent(masters.iter().copied());
+                    session.rest.urgent(masters);
                     continue;
                 }
             };

@@ -18,6 +18,7 @@
 
 mod follow;
 mod inspect;
+mod nudge;
 pub mod reply;
 mod roster;
 mod wanted;
@@ -184,6 +185,7 @@ pub struct View {
 #[derive(Debug)]
 pub struct Followers {
     roster: JoinHandle<()>,
+    nudges: nudge::Nudges,
 }
 
 impl Followers {
@@ -198,14 +200,24 @@ impl Followers {
         resolver: Resolver,
         reports: mpsc::Sender<Report>,
     ) -> Result<Self, SetupError> {
+        let masters: Vec<String> = config.masters().into_iter().map(str::to_owned).collect();
+        let (nudges, nudged) = nudge::Nudges::new(masters.len());
         let context = Arc::new(follow::Context {
             dialer: Dialer::new(&config.sentinel.login, DEADLINES)?,
-            masters: config.masters().into_iter().map(str::to_owned).collect(),
+            masters,
             resolver,
             reports,
+            nudged,
         });
         let endpoints = config.sentinel.endpoints.clone();
-        Ok(Self { roster: tokio::spawn(roster::run(context, endpoints)) })
+        Ok(Self { roster: tokio::spawn(roster::run(context, endpoints)), nudges })
+    }
+
+    /// Reads this master from every Sentinel again at once, as one of their events would; a Sentinel
+    /// that is not connected is tried at once. However often this is called, each Sentinel is asked
+    /// at a bounded rate.
+    pub fn refresh(&self, master: MasterId) {
+        self.nudges.nudge(master);
     }
 
     /// Ends all followers; their connections close without being waited for.

@@ -261,7 +261,9 @@ fn a_vip_that_another_took_while_the_service_was_down_is_not_taken_back() {
     lab.peer.block_on(|| async {
         let ifindex = nix::net::if_::if_nametoindex("eth0").expect("eth0");
         let port = vipd::announce::Port { ifindex, mac: PEER };
-        vipd::announce::Announcer::new().expect("socket").announce(port, VIP).expect("send");
+        let schedule = vipd::announce::Schedule::default();
+        let mut announcer = vipd::announce::Announcer::new(schedule).expect("socket");
+        announcer.announce(port, VIP.into(), vipd::announce::Tenure::Own).expect("send");
     });
     vipd.wait("the claim is told", |status| problem(status, "has claimed the VIP"));
     lab.own.ip("route del 198.18.7.66/32 dev two");

@@ -216,7 +216,10 @@ fn a_rival_claim_arrives_as_an_event() {
                 ifindex: nix::net::if_::if_nametoindex("eth0").expect("eth0"),
                 mac: rival,
             };
-            vipd::announce::Announcer::new().expect("socket").announce(port, VIP).expect("send");
+            vipd::announce::Announcer::new(vipd::announce::Schedule::default())
+                .expect("socket")
+                .announce(port, VIP.into(), vipd::announce::Tenure::Own)
+                .expect("send");
         });
         let event = tokio::time::timeout(Duration::from_secs(5), events.next())
             .await

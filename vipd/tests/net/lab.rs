@@ -62,6 +62,16 @@ impl Netns {
         })
     }
 
+    /// What `ip` prints in this namespace.
+    pub fn says(&self, arguments: &str) -> String {
+        let output = Command::new("ip")
+            .args(["-n", &self.name])
+            .args(arguments.split_whitespace())
+            .output()
+            .expect("ip");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// [`Self::run`] with a tokio runtime.
     pub fn block_on<T: Send, F: Future<Output = T>>(&self, work: impl FnOnce() -> F + Send) -> T {
         self.run(|| {
@@ -97,6 +107,26 @@ pub fn veth(a: (&Netns, &str, &str, &str), b: (&Netns, &str, &str, &str)) {
             netns.ip(&format!("addr add {address} dev {interface}"));
         }
         netns.ip(&format!("link set {interface} up"));
+    }
+}
+
+/// Gives each end of a [`veth`] IPv6, with an address that is usable at once.
+pub fn ipv6(ends: [(&Netns, &str, &str); 2]) {
+    for (netns, interface, address) in ends {
+        netns.run(|| {
+            let set = |name: &str, value: &str| {
+                let path = format!("/proc/sys/net/ipv6/conf/{interface}/{name}");
+                std::fs::write(&path, value).expect(&path);
+            };
+            // Nobody here has the same address, and nobody is a router.
+            set("accept_dad", "0");
+            set("accept_ra", "0");
+            set("router_solicitations", "0");
+            set("disable_ipv6", "0");
+        });
+        if !address.is_empty() {
+            netns.ip(&format!("addr add {address} dev {interface} nodad"));
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //!                         198.18.2.1 --------- 198.18.2.9
 //! ```
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -14,8 +14,8 @@ use vipd_common::addr::MacAddr;
 
 use crate::lab::{Netns, veth};
 
-const ROUTER: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 1);
-const FAR: Ipv4Addr = Ipv4Addr::new(198, 18, 2, 9);
+const ROUTER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 1, 1));
+const FAR: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 2, 9));
 const OWN_MAC: MacAddr = MacAddr([2, 0, 0, 0, 1, 0x50]);
 const ROUTER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 1, 1]);
 
@@ -39,7 +39,7 @@ fn topology() -> Topology {
 }
 
 /// Waits until `check` holds of what is published.
-async fn until<T>(
+pub async fn until<T>(
     network: &mut watch::Receiver<Network>,
     what: &str,
     check: impl Fn(&Network) -> Option<T>,
@@ -58,11 +58,11 @@ async fn until<T>(
     }
 }
 
-fn hop(node: Ipv4Addr) -> impl Fn(&Network) -> Option<NextHop> {
+pub fn hop(node: IpAddr) -> impl Fn(&Network) -> Option<NextHop> {
     move |network| network.next_hops.get(&node)?.as_ref().ok().cloned()
 }
 
-fn problem(node: Ipv4Addr) -> impl Fn(&Network) -> Option<Unreachable> {
+pub fn problem(node: IpAddr) -> impl Fn(&Network) -> Option<Unreachable> {
     move |network| network.next_hops.get(&node)?.as_ref().err().cloned()
 }
 
@@ -82,8 +82,8 @@ fn a_node_on_the_link_is_resolved_without_any_traffic() {
                 mac: ROUTER_MAC,
                 vlan: 0,
                 router: None,
-                source: Ipv4Addr::new(198, 18, 1, 50),
-                on_link: vec![(Ipv4Addr::new(198, 18, 1, 0), 24)],
+                source: [198, 18, 1, 50].into(),
+                on_link: vec![([198, 18, 1, 0].into(), 24)],
             }
         );
     });
@@ -161,7 +161,7 @@ fn a_node_that_never_answered_is_unresolved_until_it_does() {
     let lab = topology();
     lab.director.block_on(|| async {
         let (neighbours, mut network) = spawn().expect("spawn");
-        let node = Ipv4Addr::new(198, 18, 1, 7);
+        let node: IpAddr = [198, 18, 1, 7].into();
         neighbours.track([node]);
         let why = until(&mut network, "no answer", problem(node)).await;
         assert_eq!(why, Unreachable::Unresolved { next_hop: node, interface: "eth0".to_owned() });
@@ -176,7 +176,7 @@ fn a_node_that_never_answered_is_unresolved_until_it_does() {
 fn this_host_is_not_a_node_and_a_dead_link_is_named() {
     let lab = topology();
     lab.director.block_on(|| async {
-        let own = Ipv4Addr::new(198, 18, 1, 50);
+        let own: IpAddr = [198, 18, 1, 50].into();
         let (neighbours, mut network) = spawn().expect("spawn");
         neighbours.track([own, ROUTER]);
         assert_eq!(until(&mut network, "local", problem(own)).await, Unreachable::Local);

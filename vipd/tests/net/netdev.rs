@@ -1,5 +1,3 @@
-use std::net::Ipv4Addr;
-
 use vipd::config::XdpMode;
 use vipd::datapath::{PASS, Pass};
 use vipd::netdev::{AttachedMode, Expected, NativeXdp, NetdevError, facts, interface_holding};
@@ -24,7 +22,7 @@ fn the_facts_of_a_veth() {
     assert_eq!(facts.link.mac, Some(MacAddr([2, 0, 0, 0, 4, 0x50])));
     assert_eq!((facts.link.mtu, facts.link.admin_up, facts.link.running), (1_500, true, true));
     assert_eq!(facts.link.oper_state, "up");
-    assert_eq!(facts.addresses, [(Ipv4Addr::new(198, 18, 4, 50), 24)]);
+    assert_eq!(facts.addresses, [([198, 18, 4, 50].into(), 24)]);
     assert_eq!(facts.tx_checksum, Some(true));
     assert!(matches!(facts.native, NativeXdp::Supported { .. }), "{:?}", facts.native);
     assert_eq!(facts.link.xdp, None);
@@ -74,9 +72,9 @@ fn an_unknown_interface_is_an_error_that_lists_those_there_are() {
 fn a_vip_that_is_a_host_address_is_found() {
     let (own, _peer) = pair();
     own.run(|| {
-        let holder = interface_holding(Ipv4Addr::new(198, 18, 4, 50)).expect("addresses");
+        let holder = interface_holding([198, 18, 4, 50].into()).expect("addresses");
         assert_eq!(holder.as_deref(), Some("eth0"));
-        let free = interface_holding(Ipv4Addr::new(198, 18, 4, 51)).expect("addresses");
+        let free = interface_holding([198, 18, 4, 51].into()).expect("addresses");
         assert_eq!(free, None);
     });
 }

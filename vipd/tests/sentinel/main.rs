@@ -3,6 +3,7 @@
 mod lab;
 mod login;
 mod nodes;
+mod refresh;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,7 +12,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use vipd::config::{Config, Endpoint, Login, Mode, Sentinel, Service, Source, Vip};
+use vipd::config::{
+    Announce, Config, Endpoint, Login, Mode, Redis, Sentinel, Service, ServiceRole, Source, Vip,
+};
 use vipd::connect::{Error, Phase};
 use vipd::model::{Epoch, MasterId, SentinelId};
 use vipd::resolve::Resolver;
@@ -25,12 +28,14 @@ fn config(endpoints: Vec<Endpoint>, login: Login, masters: &[&str]) -> Config {
     let services = (6379..).zip(masters).map(|(port, master)| Service {
         port,
         master: (*master).to_owned(),
+        role: ServiceRole::Master,
         backend_port: None,
     });
     Config {
         daemon: Default::default(),
         sentinel: Sentinel { endpoints, login },
-        redis: Login::default(),
+        redis: Redis::default(),
+        announce: Announce::default(),
         vips: vec![Vip {
             address: "198.18.0.250".parse().unwrap(),
             mode: Mode::Nat,

@@ -1,13 +1,15 @@
 //! The lab for a person: `cargo xtask demo` and `cargo xtask lab`.
 
 mod demo;
+mod host_demo;
 mod standing;
+mod story;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand, ValueEnum};
-use vipd_tests::{Mode, Nics, Options};
+use vipd_tests::{Family, Mode, Nics, Options};
 
 /// vipd's lab: real Redis and Sentinels in network namespaces.
 #[derive(Parser)]
@@ -49,6 +51,19 @@ struct Shape {
     /// Interfaces of vipd's host: with two, Redis is on a network of its own (nat only).
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
     nics: u8,
+    /// Of the VIP, Redis and the Sentinels; with `both`, a VIP of each.
+    #[arg(long, value_enum, default_value = "v4")]
+    family: FamilyName,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum FamilyName {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+    /// A VIP of each.
+    Both,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -57,6 +72,8 @@ enum ModeName {
     Nat,
     /// Direct server return: replies go straight to the client.
     Dsr,
+    /// vipd on every Redis host: the master's has the VIP.
+    Host,
 }
 
 impl Shape {
@@ -64,15 +81,22 @@ impl Shape {
         let mode = match self.mode {
             ModeName::Nat => Mode::Nat,
             ModeName::Dsr => Mode::Dsr,
+            ModeName::Host => Mode::Host,
         };
         let nics = if self.nics == 2 { Nics::Two } else { Nics::One };
-        Options { mode, nics, ..Options::default() }.eager()
+        let family = match self.family {
+            FamilyName::V4 => Family::V4,
+            FamilyName::V6 => Family::V6,
+            FamilyName::Both => Family::Both,
+        };
+        Options { mode, nics, family, ..Options::default() }.eager()
     }
 
     /// The arguments that say the same.
-    fn arguments(self) -> [String; 2] {
-        let mode = self.options().mode.name();
-        [format!("--mode={mode}"), format!("--nics={}", self.nics)]
+    fn arguments(self) -> [String; 3] {
+        let Options { mode, family, .. } = self.options();
+        let (mode, family) = (mode.name(), family.name());
+        [format!("--mode={mode}"), format!("--nics={}", self.nics), format!("--family={family}")]
     }
 }
 
@@ -88,7 +112,10 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Demo { shape, json } => demo::run(shape.options(), json),
+        Verb::Demo { shape, json } => match shape.options() {
+            options if options.mode == Mode::Host => host_demo::run(options, json),
+            options => demo::run(options, json),
+        },
         Verb::Up { shape } => standing::up(shape),
         Verb::Down => standing::down(),
         Verb::Hold { shape } => standing::hold(shape),

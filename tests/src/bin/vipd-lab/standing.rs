@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use vipd_tests::Lab;
 use vipd_tests::wait::{PATIENCE, wait_until};
+use vipd_tests::{Lab, Mode};
 
 use crate::Shape;
 
@@ -73,20 +73,27 @@ pub fn hold(shape: Shape) -> Result<()> {
 
 fn directions(lab: &Lab) -> String {
     let (name, service) = (lab.name(), lab.service());
-    let hosts = "switch, client, director, redis1, redis2, redis3";
+    let hosts = match lab.options().mode {
+        Mode::Host => "switch, client, redis1, redis2, redis3",
+        Mode::Nat | Mode::Dsr => "switch, client, director, redis1, redis2, redis3",
+    };
+    let daemons = lab.daemons.iter().map(|daemon| {
+        format!(
+            "  vipd:            vipd status --config {}\n  its log:         {}\n",
+            daemon.config().display(),
+            daemon.log().display()
+        )
+    });
     format!(
         "lab {name} is standing. Its hosts are namespaces called {name}-HOST: {hosts}.\n\n  \
          as a client:     ip netns exec {name}-client redis-cli -h {} -p {}\n  \
          a Sentinel:      ip netns exec {name}-redis1 redis-cli -p 26379 sentinel master mymaster\n  \
          planned switch:  ip netns exec {name}-redis1 redis-cli -p 26379 sentinel failover mymaster\n  \
-         vipd:            vipd status --config {}\n  \
-         its log:         {}\n  \
          packets:         ip netns exec {name}-client tcpdump -ni eth0\n  \
-         remove it:       cargo xtask lab down",
+         remove it:       cargo xtask lab down\n{}",
         service.ip(),
         service.port(),
-        lab.daemon.config().display(),
-        lab.daemon.log().display(),
+        daemons.collect::<String>(),
     )
 }
 

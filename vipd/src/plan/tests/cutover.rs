@@ -1,6 +1,7 @@
 //! From one master to the next, and what is shown meanwhile.
 
 use super::*;
+use crate::failover::Adopted;
 
 #[test]
 fn before_a_master_is_known_everything_is_prepared_and_nothing_shown() {
@@ -48,7 +49,8 @@ fn a_restart_changes_nothing() {
     let mut lab = Lab::serving();
     lab.serve(target(102, 2));
     lab.apply();
-    assert_eq!(lab.topology.adopted(&lab.actual), [Some(target(102, 2))]);
+    let adopted = Adopted { target: target(102, 2), announced: true };
+    assert_eq!(lab.topology.adopted(&lab.actual, false), [Some(adopted)]);
     lab.actual.next_slot = 0;
     assert_eq!(lab.diff(), Plan::default());
 }
@@ -94,14 +96,15 @@ fn a_vip_that_somebody_else_holds_is_not_announced() {
 #[test]
 fn a_vip_is_announced_while_any_of_its_masters_says_so() {
     let mut lab = Lab::new();
-    let second = Service { port: 6380, master: MasterId(1), backend_port: None };
+    let second =
+        Service { port: 6380, master: MasterId(1), role: ServiceRole::Master, backend_port: None };
     lab.topology.vips[0].services.push(second);
     lab.topology.masters.push(12);
     lab.desired.push(Desired { target: None, announce: false, state: State::Learning });
     lab.nodes.push(vec![]);
     lab.serve(target(101, 1));
     lab.apply();
-    assert_eq!(lab.actual.addresses[&VIP.into()].flags, SHOWN_NAT);
+    assert_eq!(lab.actual.addresses[&VIP].flags, SHOWN_NAT);
     assert_eq!(lab.actual.active(1), Active::default());
 }
 
@@ -112,15 +115,16 @@ fn a_commit_that_was_cut_short_is_finished_after_the_restart() {
     let plan = lab.diff();
     assert_eq!(plan.steps[0], confirm(target(102, 2)));
     lab.actual.apply(&plan.steps[0]);
-    assert_eq!(lab.topology.adopted(&lab.actual), [Some(target(102, 2))]);
+    let adopted = Adopted { target: target(102, 2), announced: true };
+    assert_eq!(lab.topology.adopted(&lab.actual, false), [Some(adopted)]);
     assert_eq!(lab.apply(), [activate(up(1, 2))]);
 }
 
 #[test]
 fn what_was_confirmed_for_another_master_name_is_not_taken_over() {
     let mut lab = Lab::serving();
-    assert_ne!(lab.topology.adopted(&lab.actual), [None]);
+    assert_ne!(lab.topology.adopted(&lab.actual, false), [None]);
     // The configuration names another master for the same VIP and port now.
     lab.topology.masters[0] = NAME + 1;
-    assert_eq!(lab.topology.adopted(&lab.actual), [None]);
+    assert_eq!(lab.topology.adopted(&lab.actual, false), [None]);
 }

@@ -1,19 +1,23 @@
 //! Steps for given situations, in order and complete.
 
 mod cutover;
+mod group;
+mod host;
 mod reach;
 mod tables;
 
 use vipd_common::addr::{MacAddr, mapped};
 use vipd_common::maps::MAX_SLOTS;
 
+use std::net::Ipv4Addr;
+
 use super::*;
-use crate::config::{PortRange, Source};
+use crate::config::{PortRange, ServiceRole, Source};
 use crate::failover::State;
 use crate::model::{Epoch, MasterId};
 
-const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 250);
-const HOST: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 50);
+const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 250));
+const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 50));
 const LAN: u32 = 2;
 const MASTER: MasterId = MasterId(0);
 
@@ -49,7 +53,7 @@ fn hop(host: u8) -> NextHop {
 fn backend(host: u8) -> Backend {
     Backend {
         addr: mapped([198, 18, 0, host]),
-        source: mapped(VIP.octets()),
+        source: mapped([198, 18, 0, 250]),
         port: 8000_u16.to_be_bytes(),
         next_hop: mac(host),
         own_mac: mac(50),
@@ -70,11 +74,11 @@ fn down(slot: u16, generation: u32) -> Active {
 }
 
 fn key(port: u16) -> SocketAddr {
-    (VIP, port).into()
+    SocketAddr::new(VIP, port)
 }
 
 fn put_vip(flags: u16) -> Step {
-    Step::PutAddress { addr: VIP.into(), address: Address::new(flags) }
+    Step::PutAddress { addr: VIP, address: Address::new(flags) }
 }
 
 fn confirm(target: Target) -> Step {
@@ -95,29 +99,39 @@ struct Lab {
     topology: Topology,
     desired: Vec<Desired>,
     nodes: Vec<Vec<SocketAddr>>,
-    next_hops: HashMap<Ipv4Addr, NextHop>,
+    replicas: Vec<Replicas>,
+    next_hops: HashMap<IpAddr, NextHop>,
     interfaces: BTreeMap<u32, Interface>,
-    may_announce: BTreeSet<Ipv4Addr>,
+    own: OwnAddresses,
+    may_announce: BTreeSet<IpAddr>,
     actual: Actual,
     problems: Vec<Problem>,
 }
 
 impl Lab {
     fn new() -> Self {
-        let service = Service { port: 6379, master: MASTER, backend_port: None };
+        let service =
+            Service { port: 6379, master: MASTER, role: ServiceRole::Master, backend_port: None };
         let vip = Vip { addr: VIP, mode: Mode::Nat, source: Source::Auto, services: vec![service] };
         Self {
             topology: Topology {
                 vips: vec![vip],
                 source_ports: PortRange { first: 61_000, last: 65_535 },
+                same_host: vec![],
                 masters: vec![NAME],
             },
             desired: vec![Desired { target: None, announce: false, state: State::Learning }],
             nodes: vec![vec![node(101), node(102), node(103)]],
+            replicas: vec![],
             next_hops: (101..=103)
-                .map(|host| (Ipv4Addr::new(198, 18, 0, host), hop(host)))
+                .map(|host| (IpAddr::V4(Ipv4Addr::new(198, 18, 0, host)), hop(host)))
                 .collect(),
             interfaces: [(LAN, interface())].into(),
+            own: OwnAddresses {
+                addresses: vec![HostAddress { address: HOST, prefix: 24, ifindex: LAN }],
+                loopback: 1,
+                interfaces: vec![LAN],
+            },
             may_announce: [VIP].into(),
             actual: Actual::default(),
             problems: vec![],
@@ -138,19 +152,21 @@ impl Lab {
     }
 
     fn hop(&mut self, host: u8) -> &mut NextHop {
-        self.next_hops.get_mut(&Ipv4Addr::new(198, 18, 0, host)).unwrap()
+        self.next_hops.get_mut(&node(host).ip()).unwrap()
     }
 
     fn forget_hop(&mut self, host: u8) {
-        self.next_hops.remove(&Ipv4Addr::new(198, 18, 0, host));
+        self.next_hops.remove(&node(host).ip());
     }
 
     fn diff(&self) -> Plan {
         let wanted = Wanted {
             desired: &self.desired,
             nodes: &self.nodes,
+            replicas: &self.replicas,
             next_hops: &self.next_hops,
             interfaces: &self.interfaces,
+            own: &self.own,
             may_announce: &self.may_announce,
         };
         diff(&self.topology, &wanted, &self.actual)
@@ -172,7 +188,11 @@ impl Lab {
     fn why(&self) -> Vec<Unreachable> {
         let why = self.problems.iter().map(|problem| match problem {
             Problem::Unreachable { why, .. } => *why,
-            Problem::NoIndex { .. } | Problem::NoSlot { .. } => panic!("{problem}"),
+            Problem::NoIndex { .. }
+            | Problem::NoSlot { .. }
+            | Problem::NoLine { .. }
+            | Problem::NoGroup { .. }
+            | Problem::GroupFull { .. } => panic!("{problem}"),
         });
         why.collect()
     }

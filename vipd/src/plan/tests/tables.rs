@@ -22,7 +22,8 @@ fn when_all_slots_were_used_the_oldest_is_reused_and_none_in_use() {
 #[test]
 fn services_with_the_same_backend_share_a_slot() {
     let mut lab = Lab::new();
-    let second = Service { port: 6380, master: MASTER, backend_port: None };
+    let second =
+        Service { port: 6380, master: MASTER, role: ServiceRole::Master, backend_port: None };
     lab.topology.vips[0].services.push(second);
     lab.serve(target(101, 1));
     lab.apply();
@@ -33,7 +34,8 @@ fn services_with_the_same_backend_share_a_slot() {
 #[test]
 fn a_service_keeps_its_index_and_a_new_one_takes_the_lowest_free() {
     let mut lab = Lab::serving();
-    let service = |port| Service { port, master: MASTER, backend_port: None };
+    let service =
+        |port| Service { port, master: MASTER, role: ServiceRole::Master, backend_port: None };
     lab.topology.vips[0].services = vec![service(7000), service(6379), service(7001)];
     lab.apply();
     assert_eq!(lab.actual.services, [(key(6379), 0), (key(7000), 1), (key(7001), 2)].into());
@@ -43,7 +45,8 @@ fn a_service_keeps_its_index_and_a_new_one_takes_the_lowest_free() {
 #[test]
 fn a_service_that_is_not_configured_any_more_goes_down_and_away() {
     let mut lab = Lab::serving();
-    let service = |port| Service { port, master: MASTER, backend_port: None };
+    let service =
+        |port| Service { port, master: MASTER, role: ServiceRole::Master, backend_port: None };
     lab.topology.vips[0].services = vec![service(7000)];
     assert_eq!(
         lab.apply(),
@@ -71,7 +74,7 @@ fn a_removed_vip_is_not_answered_for_before_its_service_is_down() {
     assert_eq!(
         lab.apply(),
         [
-            Step::RemoveAddress { addr: VIP.into() },
+            Step::RemoveAddress { addr: VIP },
             activate(down(0, 1)),
             Step::SetConfirmed { service: 0, confirmed: Confirmed::default() },
             Step::RemoveService { key: key(6379) },
@@ -96,7 +99,8 @@ fn an_interface_that_is_not_attached_any_more_is_removed_last() {
 #[test]
 fn too_many_services_are_a_problem() {
     let mut lab = Lab::serving();
-    let service = |port| Service { port, master: MASTER, backend_port: None };
+    let service =
+        |port| Service { port, master: MASTER, role: ServiceRole::Master, backend_port: None };
     lab.topology.vips[0].services = (1..=1025).map(service).collect();
     lab.actual.services.clear();
     lab.apply();
@@ -119,7 +123,7 @@ fn when_slots_run_out_replicas_go_without() {
 #[test]
 fn a_service_is_found_by_its_index() {
     let lab = Lab::serving();
-    let found = lab.topology.service_at(&lab.actual, 0).map(|(vip, service)| vip.socket(service));
+    let found = lab.topology.service_at(&lab.actual, 0).map(|(vip, service)| vip.key(service));
     assert_eq!(found, Some("198.18.0.250:6379".parse().unwrap()));
     assert!(lab.topology.service_at(&lab.actual, 1).is_none());
 }
@@ -145,9 +149,10 @@ fn the_topology_follows_the_configuration() {
     let topology = Topology::new(&config);
     let found: Vec<_> = topology
         .services()
-        .map(|(vip, service)| (vip.socket(service).to_string(), vip.mode, *service))
+        .map(|(vip, service)| (vip.key(service).to_string(), vip.mode, *service))
         .collect();
-    let service = |port, master, backend_port| Service { port, master, backend_port };
+    let role = ServiceRole::Master;
+    let service = |port, master, backend_port| Service { port, master, role, backend_port };
     assert_eq!(
         found,
         [

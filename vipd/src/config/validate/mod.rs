@@ -1,20 +1,30 @@
 //! What well-formed values can't be used together. Pure: nothing here looks at the host.
 
+mod vips;
+
 use std::collections::HashSet;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
-use vipd_common::maps::{MAX_INTERFACES, MAX_SERVICES, MAX_VIPS};
+use vipd_common::maps::MAX_INTERFACES;
 
-use super::{Config, Daemon, Endpoint, Login, Mode, Service, Source, Vip};
+use super::{Announce, Config, Daemon, Endpoint, Login, Mode, Vip};
 
 /// Most Sentinels followed, the configured ones and those they name together.
 pub const MAX_SENTINELS: usize = 32;
 
 /// Bounds of `max_connections` and `max_half_open`: the tables are allocated beforehand, at some
 /// 200 bytes an entry and two entries a connection.
-const CONNECTIONS: std::ops::RangeInclusive<u32> = 64..=16_777_216;
+const CONNECTIONS: RangeInclusive<u32> = 64..=16_777_216;
+/// Bounds of `lease_ms`: below, a busy machine would lose its VIPs for no reason; above, two hosts
+/// could answer for long.
+const LEASE_MS: RangeInclusive<u32> = 500..=60_000;
+/// Bounds of `[announce]`.
+const ANNOUNCE_COUNT: RangeInclusive<u32> = 1..=100;
+const ANNOUNCE_INTERVAL_MS: RangeInclusive<u32> = 10..=60_000;
+const ANNOUNCE_REFRESH_S: RangeInclusive<u32> = 0..=86_400;
 /// IFNAMSIZ without the terminating zero.
 const MAX_INTERFACE_NAME: usize = 15;
 /// `sun_path` without the terminating zero.
@@ -45,8 +55,10 @@ impl Config {
         daemon(&self.daemon, &mut problems);
         sentinels(&self.sentinel.endpoints, &self.vips, &mut problems);
         login("[sentinel]", &self.sentinel.login, &mut problems);
-        login("[redis]", &self.redis, &mut problems);
-        vips(&self.vips, &mut problems);
+        announce(&self.announce, &mut problems);
+        login("[redis]", &self.redis.login, &mut problems);
+        same_host(&self.redis.same_host, &mut problems);
+        vips::judge(&self.vips, &mut problems);
         problems.0
     }
 }
@@ -84,11 +96,13 @@ fn daemon(daemon: &Daemon, problems: &mut Problems) {
         }
     }
     absolute("[daemon] pin_dir", &daemon.pin_dir, problems);
-    let place = "[daemon] control_socket";
-    absolute(place, &daemon.control_socket, problems);
-    if daemon.control_socket.as_os_str().len() > MAX_SOCKET_PATH {
-        problems
-            .push(place, format!("longer than the {MAX_SOCKET_PATH} bytes a socket's path has"));
+    socket("[daemon] control_socket", &daemon.control_socket, problems);
+    if let Some(path) = &daemon.notify_socket {
+        let place = "[daemon] notify_socket";
+        socket(place, path, problems);
+        if *path == daemon.control_socket {
+            problems.push(place, "is the control socket's path: it must be one of its own");
+        }
     }
     if daemon.source_ports.first < FIRST_SOURCE_PORT {
         problems.push(
@@ -96,15 +110,43 @@ fn daemon(daemon: &Daemon, problems: &mut Problems) {
             format!("starts below {FIRST_SOURCE_PORT}, in the range of privileged sockets"),
         );
     }
-    for (key, value) in
-        [("max_connections", daemon.max_connections), ("max_half_open", daemon.max_half_open)]
-    {
-        if !CONNECTIONS.contains(&value) {
-            problems.push(
-                format!("[daemon] {key}"),
-                format!("{value} is not from {} to {}", CONNECTIONS.start(), CONNECTIONS.end()),
-            );
+    within("[daemon] max_connections", daemon.max_connections, CONNECTIONS, problems);
+    within("[daemon] max_half_open", daemon.max_half_open, CONNECTIONS, problems);
+    within("[daemon] lease_ms", daemon.lease_ms, LEASE_MS, problems);
+}
+
+fn announce(announce: &Announce, problems: &mut Problems) {
+    within("[announce] count", announce.count, ANNOUNCE_COUNT, problems);
+    within("[announce] interval_ms", announce.interval_ms, ANNOUNCE_INTERVAL_MS, problems);
+    within("[announce] refresh_s", announce.refresh_s, ANNOUNCE_REFRESH_S, problems);
+}
+
+fn same_host(pairs: &[[IpAddr; 2]], problems: &mut Problems) {
+    let place = "[redis] same_host";
+    let mut seen = HashSet::new();
+    for [one, other] in pairs {
+        if one.is_ipv4() == other.is_ipv4() {
+            problems.push(place, format!("{one} and {other} are not one of each family"));
         }
+        for address in [one, other] {
+            if !seen.insert(address) {
+                problems.push(place, format!("{address} is there twice"));
+            }
+        }
+    }
+}
+
+fn within(place: &str, value: u32, range: RangeInclusive<u32>, problems: &mut Problems) {
+    if !range.contains(&value) {
+        problems.push(place, format!("{value} is not from {} to {}", range.start(), range.end()));
+    }
+}
+
+fn socket(place: &str, path: &Path, problems: &mut Problems) {
+    absolute(place, path, problems);
+    if path.as_os_str().len() > MAX_SOCKET_PATH {
+        problems
+            .push(place, format!("longer than the {MAX_SOCKET_PATH} bytes a socket's path has"));
     }
 }
 
@@ -116,7 +158,9 @@ fn absolute(place: &str, path: &Path, problems: &mut Problems) {
 
 fn sentinels(endpoints: &[Endpoint], vips: &[Vip], problems: &mut Problems) {
     let place = "[sentinel] endpoints";
-    if endpoints.is_empty() {
+    // A real server asks nobody.
+    let needed = vips.is_empty() || vips.iter().any(|vip| vip.mode != Mode::Real);
+    if endpoints.is_empty() && needed {
         problems.push(
             place,
             "name every Sentinel, such as [\"198.18.0.101:26379\", …]: a majority of them must \
@@ -131,7 +175,7 @@ fn sentinels(endpoints: &[Endpoint], vips: &[Vip], problems: &mut Problems) {
         if !seen.insert(endpoint) {
             problems.push(place, format!("{endpoint} is there twice, and would be counted twice"));
         }
-        if let Some(IpAddr::V4(ip)) = endpoint.ip()
+        if let Some(ip) = endpoint.ip()
             && vips.iter().any(|vip| vip.address == ip)
         {
             problems.push(
@@ -160,81 +204,5 @@ fn login(table: &str, login: &Login, problems: &mut Problems) {
         (Some(_), None) => problems.push(place, "`cert` without `key`: the private key is missing"),
         (None, Some(_)) => problems.push(place, "`key` without `cert`: the certificate is missing"),
         (Some(_), Some(_)) | (None, None) => {}
-    }
-}
-
-fn vips(vips: &[Vip], problems: &mut Problems) {
-    if vips.is_empty() {
-        problems.push("[[vip]]", "there is none: add `[[vip]]` with an `address`");
-    }
-    if vips.len() > MAX_VIPS as usize {
-        problems.push("[[vip]]", format!("more than {MAX_VIPS} of them"));
-    }
-    if vips.iter().map(|vip| vip.services.len()).sum::<usize>() > MAX_SERVICES as usize {
-        problems.push("[[vip.service]]", format!("more than {MAX_SERVICES} of them"));
-    }
-    let mut seen = HashSet::new();
-    for vip in vips {
-        let place = format!("[[vip]] {}", vip.address);
-        if let Some(why) = not_a_host(vip.address) {
-            problems.push(&place, format!("can't be a VIP: {why}"));
-        }
-        if !seen.insert(vip.address) {
-            problems.push(&place, "is there twice: put its services under one `[[vip]]`");
-        }
-        if let Source::Address(source) = vip.source {
-            if vip.mode == Mode::Dsr {
-                problems.push(
-                    &place,
-                    "`source` has no meaning with mode \"dsr\", which leaves the client's address \
-                     as it is: remove it",
-                );
-            }
-            if let Some(why) = not_a_host(source) {
-                problems.push(&place, format!("`source` {source} can't be used: {why}"));
-            }
-        }
-        services(&place, vip, problems);
-    }
-}
-
-fn services(vip_place: &str, vip: &Vip, problems: &mut Problems) {
-    if vip.services.is_empty() {
-        problems
-            .push(vip_place, "carries no service: add `[[vip.service]]` with `port` and `master`");
-    }
-    let mut seen = HashSet::new();
-    for Service { port, master, backend_port } in &vip.services {
-        let place = format!("{vip_place}, service {port}");
-        if *port == 0 {
-            problems.push(&place, "port 0 can't be connected to");
-        }
-        if !seen.insert(port) {
-            problems.push(&place, "is there twice: one port leads to one master");
-        }
-        // Sentinel's configuration file has it as one word.
-        if master.is_empty() || master.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            problems.push(&place, format!("{master:?} can't be the name of a Sentinel master"));
-        }
-        match backend_port {
-            Some(0) => problems.push(&place, "backend_port 0 can't be connected to"),
-            Some(_) if vip.mode == Mode::Dsr => problems.push(
-                &place,
-                "mode \"dsr\" can't translate ports: remove `backend_port` and give the service \
-                 the port that Redis listens on, or use mode \"nat\"",
-            ),
-            Some(_) | None => {}
-        }
-    }
-}
-
-/// Why no host can have this address; `None` if one can.
-fn not_a_host(address: Ipv4Addr) -> Option<&'static str> {
-    match address {
-        _ if address.octets()[0] == 0 => Some("0.0.0.0/8 is no host's address"),
-        _ if address.is_loopback() => Some("it is a loopback address"),
-        _ if address.is_multicast() => Some("it is a multicast address"),
-        _ if address.is_broadcast() => Some("it is the broadcast address"),
-        _ => None,
     }
 }

@@ -1,0 +1,181 @@
+//! vipd itself goes, or the Sentinels that it listens to.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use vipd::clock::Monotonic;
+use vipd_tests::wait::{PATIENCE, wait_until};
+use vipd_tests::witness::{Terms, Witness, witnessed, witnessed_on};
+use vipd_tests::{Lab, Options};
+
+use crate::{host_mode, wait_demoted, wait_withdrawn};
+
+/// Longer than a failover takes: the two hosts answer at the same time for a while.
+pub const LONG_LEASE: Duration = Duration::from_secs(8);
+
+#[test]
+fn no_client_notices_a_vipd_that_is_killed_and_started_again() {
+    witnessed(host_mode(), |lab, witness| {
+        let master = lab.master()?;
+        for node in [master, (master + 1) % lab.nodes.len()] {
+            lab.daemons[node].kill()?;
+            lab.daemons[node].start()?;
+            lab.wait_serving(master)?;
+            witness.wait_served_by(lab, master)?;
+        }
+        let failures = witness.traffic().ledgers().into_iter().flat_map(|it| it.failures);
+        let failures: Vec<_> = failures.collect();
+        ensure!(failures.is_empty(), "a client noticed: {failures:?}");
+        Ok(master)
+    });
+}
+
+#[test]
+fn a_vipd_that_was_killed_stops_to_answer_and_connections_live_on() {
+    witnessed(host_mode(), |lab, witness| {
+        let old = lab.master()?;
+        lab.daemons[old].kill()?;
+        witness.wait_unanswered()?;
+        // Who knows the way still finds it.
+        witness.wait_served_by(lab, old)?;
+        lab.daemons[old].start()?;
+        witness.wait_answered_by(lab, old)?;
+        lab.wait_serving(old)?;
+        let failures = witness.traffic().ledgers().into_iter().flat_map(|it| it.failures);
+        let failures: Vec<_> = failures.collect();
+        ensure!(failures.is_empty(), "a client noticed: {failures:?}");
+
+        // The new vipd does what the old one did.
+        lab.nodes[old].kill()?;
+        let new = lab.wait_failed_over(old)?;
+        witness.wait_served_by(lab, new)?;
+        Ok(new)
+    });
+}
+
+#[test]
+fn the_vip_moves_away_from_a_host_whose_vipd_was_killed_and_stays_when_it_is_back() {
+    witnessed_on(terms(LONG_LEASE), with_lease(LONG_LEASE), |lab, witness| {
+        let old = lab.master()?;
+        lab.daemons[old].kill()?;
+        lab.nodes[old].kill()?;
+        let new = lab.wait_failed_over(old)?;
+        witness.wait_served_by(lab, new)?;
+        lab.daemons[old].start()?;
+        lab.wait_serving(new)?;
+        let back = Monotonic::now();
+        lab.nodes[old].start()?;
+        wait_demoted(lab, old)?;
+        witness.verify_no_answer_since(lab, old, back)?;
+        Ok(new)
+    });
+}
+
+#[test]
+fn the_vip_moves_away_from_a_host_whose_vipd_is_frozen_and_stays_when_it_thaws() {
+    witnessed_on(terms(LONG_LEASE), with_lease(LONG_LEASE), vipd_frozen);
+}
+
+#[test]
+fn a_vipd_that_was_frozen_for_longer_than_the_lease_answers_again_when_it_thaws() {
+    let lease = Duration::from_millis(1000);
+    witnessed_on(terms(lease), with_lease(lease), |lab, witness| {
+        let master = lab.master()?;
+        lab.daemons[master].freeze()?;
+        witness.wait_unanswered()?;
+        witness.wait_served_by(lab, master)?;
+        lab.daemons[master].thaw()?;
+        witness.wait_answered_by(lab, master)?;
+        Ok(master)
+    });
+}
+
+#[test]
+fn a_vipd_that_is_stopped_leaves_nothing_and_takes_the_vip_again() {
+    witnessed(host_mode(), |lab, witness| {
+        let master = lab.master()?;
+        lab.daemons[master].stop()?;
+        witness.wait_unanswered()?;
+        for service in lab.services() {
+            let held = lab.nodes[master].host().has_address(service.ip())?;
+            ensure!(!held, "{service} is still there");
+        }
+        lab.daemons[master].start()?;
+        lab.wait_serving(master)?;
+        Ok(master)
+    });
+}
+
+#[test]
+fn a_failover_needs_no_sentinel_on_the_old_host() {
+    witnessed(host_mode(), |lab, witness| {
+        let old = lab.master()?;
+        lab.sentinels[old].kill()?;
+        witness.wait_served_by(lab, old)?;
+        lab.nodes[old].kill()?;
+        let new = lab.wait_failed_over(old)?;
+        witness.wait_served_by(lab, new)?;
+        lab.wait_serving(new)?;
+        lab.sentinels[old].start()?;
+        Ok(new)
+    });
+}
+
+#[test]
+fn without_a_majority_of_the_sentinels_the_vip_is_withdrawn_until_they_are_back() {
+    witnessed(host_mode(), |lab, witness| {
+        let master = lab.master()?;
+        lab.sentinels[0].kill()?;
+        lab.sentinels[1].kill()?;
+        wait_withdrawn(lab, master)?;
+        witness.wait_unanswered()?;
+        lab.sentinels[0].start()?;
+        lab.sentinels[1].start()?;
+        lab.wait_serving(master)?;
+        witness.wait_answered_by(lab, master)?;
+        Ok(master)
+    });
+}
+
+#[test]
+fn without_a_majority_of_the_sentinels_the_vip_is_held_if_so_configured() {
+    let daemon = "on_minority = \"hold\"\nlease_ms = 500".to_owned();
+    witnessed(Options { daemon, ..host_mode() }, |lab, witness| {
+        let master = lab.master()?;
+        lab.sentinels[0].freeze()?;
+        lab.sentinels[1].freeze()?;
+        let asked = witness.recorders().next().map_or(0, |it| it.record().asked.len());
+        // Some leases later.
+        wait_until("the recorder has asked on", PATIENCE, || {
+            let recorder = witness.recorders().next();
+            Ok(recorder.is_none_or(|it| it.record().asked.len() > asked + 150))
+        })?;
+        witness.wait_answered_by(lab, master)?;
+        lab.sentinels[0].thaw()?;
+        lab.sentinels[1].thaw()?;
+        Ok(master)
+    });
+}
+
+pub fn vipd_frozen(lab: &mut Lab, witness: &Witness) -> Result<usize> {
+    let old = lab.master()?;
+    lab.daemons[old].freeze()?;
+    lab.nodes[old].kill()?;
+    let new = lab.wait_failed_over(old)?;
+    witness.wait_served_by(lab, new)?;
+    lab.nodes[old].start()?;
+    wait_demoted(lab, old)?;
+    let thawed = Monotonic::now();
+    lab.daemons[old].thaw()?;
+    lab.wait_serving(new)?;
+    witness.verify_no_answer_since(lab, old, thawed)?;
+    Ok(new)
+}
+
+pub fn terms(lease: Duration) -> Terms {
+    Terms { lease, ..Terms::default() }
+}
+
+pub fn with_lease(lease: Duration) -> Options {
+    Options { daemon: format!("lease_ms = {}", lease.as_millis()), ..host_mode() }
+}

@@ -1,0 +1,184 @@
+//! Which VIPs are this host's to announce, and which are among its addresses.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use tracing::warn;
+
+use super::Driver;
+use super::rounds::Question;
+use super::start::Sources;
+use crate::announce::Port;
+use crate::clock::Monotonic;
+use crate::config::Mode;
+use crate::failover::State;
+use crate::netdev::HostAddress;
+use crate::plan::{Service, Step, Vip};
+
+/// The lease is renewed this many times before it would run out.
+const RENEWALS: u32 = 8;
+
+impl Driver {
+    /// VIPs that have something to announce from here: in mode `host`, those whose master is this
+    /// host.
+    pub(super) fn claimed(&self) -> BTreeSet<IpAddr> {
+        self.topology
+            .services()
+            .filter(|(vip, service)| self.is_claimed(vip, service))
+            .map(|(vip, _)| vip.addr)
+            .collect()
+    }
+
+    fn is_claimed(&self, vip: &Vip, service: &Service) -> bool {
+        let Some(desired) = self.failover.desired().get(service.master.0) else { return false };
+        let Some(target) = desired.target else { return false };
+        desired.announce && (vip.mode != Mode::Host || self.is_own(target.addr.ip()))
+    }
+
+    /// Those of them that need no question whether somebody else has them. In mode `host` Sentinel
+    /// decides whose they are, and whoever had them before knows: only at the very first start
+    /// somebody may be found there who has nothing to do with it.
+    pub(super) fn granted(&self, claimed: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+        self.topology
+            .services()
+            .filter(|(vip, service)| {
+                vip.mode == Mode::Host
+                    && claimed.contains(&vip.addr)
+                    && (self.settled.contains(&service.master) || self.is_own(vip.addr))
+            })
+            .map(|(vip, _)| vip.addr)
+            .collect()
+    }
+
+    /// Whether this is an address of this host.
+    pub(super) fn is_own(&self, ip: IpAddr) -> bool {
+        self.network.addresses.iter().any(|own| own.address == ip)
+    }
+
+    /// What is to be asked from time to time about the VIPs of mode `host`.
+    pub(super) fn questions(&self) -> BTreeSet<Question> {
+        let services = self.topology.services().filter(|(vip, _)| vip.mode == Mode::Host);
+        services.filter_map(|(vip, service)| self.question(vip, service)).collect()
+    }
+
+    fn question(&self, vip: &Vip, service: &Service) -> Option<Question> {
+        if self.is_own(vip.addr) {
+            return Some(Question::LocalRedis(vip.key(service)));
+        }
+        // While a new master is on its way, or no Sentinel is heard, there is nothing to expect.
+        let desired = self.failover.desired().get(service.master.0)?;
+        let master = desired.target.filter(|_| desired.state == State::Serving)?.addr;
+        let hop = self.next_hops.get(&master.ip())?;
+        let port = self.ports().into_iter().find(|port| port.ifindex == hop.ifindex)?;
+        Some(Question::Owner { vip: vip.addr, master, mac: hop.mac, port })
+    }
+
+    /// What has happened to our cables so far: for each interface, whether it can send and how often
+    /// its carrier has changed.
+    pub(super) fn cables(&self) -> Vec<(Port, bool, u32)> {
+        let cable = |port: Port| {
+            let link = self.network.links.get(&port.ifindex)?;
+            Some((port, link.running, link.carrier_changes))
+        };
+        self.ports().into_iter().filter_map(cable).collect()
+    }
+
+    /// A host that was cut off may find that another one has its VIPs by now: it gives them up at
+    /// once, and begins anew as after a restart.
+    pub(super) fn look_at_cables(&mut self, sources: &mut Sources) -> anyhow::Result<()> {
+        let cables = self.cables();
+        if cables == self.cables {
+            return Ok(());
+        }
+        self.cables = cables;
+        if self.is_a_redis_host() {
+            warn!(
+                "an interface lost its carrier, or has it again: asking the Sentinels again first"
+            );
+            self.begin_anew(sources)?;
+        }
+        Ok(())
+    }
+
+    fn is_a_redis_host(&self) -> bool {
+        self.topology.vips.iter().any(|vip| vip.mode == Mode::Host)
+    }
+
+    /// Gives this host the VIPs that it must have; false if any was refused.
+    pub(super) fn hold(&mut self, vips: &[HostAddress]) -> bool {
+        let mut all = true;
+        for vip in vips {
+            if self.holding.hold(vip) {
+                // rtnetlink will say so as well, later.
+                self.network.addresses.push(*vip);
+            } else {
+                all = false;
+            }
+        }
+        all
+    }
+
+    /// Takes from it those that it must not have.
+    pub(super) fn release(&mut self, vips: &[HostAddress]) {
+        for vip in vips {
+            self.holding.release(vip);
+            self.network.addresses.retain(|own| own != vip);
+        }
+    }
+
+    /// What the held addresses ask of the kernel, where there are any.
+    pub(super) fn quiet_held_addresses(&mut self) {
+        let vips = &self.topology.vips;
+        if vips.iter().any(|vip| vip.mode.holds_the_address() && vip.addr.is_ipv4()) {
+            let interfaces: Vec<u32> = self.ports().iter().map(|port| port.ifindex).collect();
+            self.holding.quiet(&interfaces);
+        } else {
+            self.holding.restore();
+        }
+    }
+
+    /// How often [`Self::keep_lease`] is to be called.
+    pub(super) fn lease_interval(&self) -> std::time::Duration {
+        self.config.daemon.lease() / RENEWALS
+    }
+
+    /// Lets the kernel answer for the addresses of mode `host` for another while.
+    ///
+    /// A lease that ran out meanwhile is not just renewed: this process stood still, and what it
+    /// knows is old. It begins anew, as after a restart: nothing is announced until a majority of
+    /// the Sentinels has spoken.
+    pub(super) fn keep_lease(&mut self, sources: &mut Sources) -> anyhow::Result<()> {
+        if self.lease < Monotonic::now() && self.is_a_redis_host() {
+            warn!("vipd stood still for longer than its lease: asking the Sentinels again first");
+            self.begin_anew(sources)?;
+        }
+        self.renew_lease()
+    }
+
+    /// Lets the kernel answer from now on, for the length of the lease.
+    pub(super) fn renew_lease(&mut self) -> anyhow::Result<()> {
+        let until = Monotonic::now() + self.config.daemon.lease();
+        self.datapath.renew_lease(until)?;
+        self.possession.lease(until);
+        self.lease = until;
+        Ok(())
+    }
+
+    /// Nobody is told to come here any more, and then no VIP is an address of this host any more.
+    pub(super) fn give_everything_up(&mut self) -> anyhow::Result<()> {
+        let shown = self.actual.addresses.iter().map(|(addr, address)| (*addr, *address));
+        for (addr, address) in shown.filter(|(_, it)| crate::holding::is_held(it)) {
+            let flags = address.flags & !vipd_common::maps::Address::ANNOUNCE;
+            let address = vipd_common::maps::Address { flags, ..address };
+            self.datapath.apply(&Step::PutAddress { addr, address })?;
+        }
+        let is_vip = |own: &&HostAddress| {
+            self.actual.addresses.get(&own.address).is_some_and(crate::holding::is_held)
+        };
+        let held: Vec<HostAddress> =
+            self.network.addresses.iter().filter(is_vip).copied().collect();
+        self.release(&held);
+        self.holding.restore();
+        Ok(())
+    }
+}

@@ -1,0 +1,186 @@
+//! Bringing the kernel in line with what the core wants.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+use vipd_common::maps::ServiceState;
+
+use super::possession::Situation;
+use super::{Driver, host};
+use crate::clock::Monotonic;
+use crate::config::Mode;
+use crate::failover::{Event, Target};
+use crate::model::MasterId;
+use crate::plan::{self, Plan, Problem, Step, Wanted};
+use crate::timeline::FailoverRecord;
+
+/// What is solved sooner than this was no problem: a next hop that is just being resolved, say.
+const LASTING: Duration = Duration::from_secs(1);
+
+/// How one master's services came to point elsewhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Cutover {
+    /// How many did.
+    pub(super) services: u32,
+    /// Just before the first was written.
+    pub(super) first: Monotonic,
+    /// Just before the last was.
+    pub(super) last: Monotonic,
+    /// What finding out what to write has taken.
+    pub(super) planned: Duration,
+}
+
+/// A failover, with what only the driver knows of it.
+#[derive(Clone, PartialEq, Debug)]
+pub(super) struct Told {
+    pub(super) record: FailoverRecord,
+    pub(super) cutover: Option<Cutover>,
+}
+
+impl Driver {
+    /// Compares what should be with what is, and takes the steps between them.
+    pub(super) fn reconcile(&mut self) {
+        let claimed = self.claimed();
+        let granted = self.granted(&claimed);
+        self.possession.grant(granted);
+        let begun = Monotonic::now();
+        let mut plan = self.plan();
+        if !self.hold(&plan.hold) {
+            // Not announced, then.
+            plan = self.plan();
+        }
+        let planned = Monotonic::now().since(begun);
+        let written = self.apply(&plan.steps);
+        self.release(&plan.release);
+        self.report_problems(plan.problems);
+        for (master, cutover) in self.cutovers(&written, planned) {
+            let desired = self.failover.desired().get(master.0);
+            if let Some(target) = desired.and_then(|desired| desired.target) {
+                self.flipped(master, target, cutover);
+            }
+        }
+        let hosts = self.topology.vips.iter().filter(|vip| vip.mode == Mode::Host);
+        let situation = Situation {
+            wanted: &claimed,
+            shared: &hosts.map(|vip| vip.addr).collect(),
+            ports: &self.ports(),
+            network: &self.network,
+            actual: &self.actual,
+        };
+        self.possession.update(&situation, Instant::now());
+        self.rounds.update(&self.questions(), Instant::now());
+    }
+
+    fn plan(&self) -> Plan {
+        let interfaces = self.interfaces();
+        let refused = |vip: &&IpAddr| self.holding.is_refused(**vip);
+        let may_announce: BTreeSet<IpAddr> =
+            self.possession.held().iter().filter(|vip| !refused(vip)).copied().collect();
+        let own = host::own_addresses(&self.config, &self.network);
+        let nodes = self.knowledge.nodes(self.failover.desired());
+        let replicas = self.knowledge.replicas(&nodes, Monotonic::now());
+        let wanted = Wanted {
+            desired: self.failover.desired(),
+            nodes: &nodes,
+            replicas: &replicas,
+            next_hops: &self.next_hops,
+            interfaces: &interfaces,
+            own: &own,
+            may_announce: &may_announce,
+        };
+        plan::diff(&self.topology, &wanted, &self.actual)
+    }
+
+    /// Takes the steps; returns the services that point elsewhere now, by index, each with the
+    /// moment before it was written.
+    fn apply(&mut self, steps: &[Step]) -> Vec<(u32, Monotonic)> {
+        let mut written = Vec::new();
+        for step in steps {
+            let at = Monotonic::now();
+            if let Err(error) = self.datapath.apply(step) {
+                error!("{:#}", anyhow::Error::from(error));
+                // What was not done shows in what is; the next reconciliation tries again.
+                match self.datapath.read_actual() {
+                    Ok(actual) => self.actual = actual,
+                    Err(error) => error!("{:#}", anyhow::Error::from(error)),
+                }
+                return written;
+            }
+            if let Step::SetActive { service, active } = *step
+                && active.state() == ServiceState::Up
+                && active.generation() != self.actual.active(service).generation()
+            {
+                written.push((service, at));
+            }
+            self.actual.apply(step);
+        }
+        written
+    }
+
+    /// By master, what was written for its services. Looked up only now: between the first service
+    /// of a master and its last nothing is done but write.
+    fn cutovers(
+        &self,
+        written: &[(u32, Monotonic)],
+        planned: Duration,
+    ) -> BTreeMap<MasterId, Cutover> {
+        let mut cutovers = BTreeMap::new();
+        if written.is_empty() {
+            return cutovers;
+        }
+        let services = self.topology.services();
+        let masters: HashMap<u32, MasterId> = services
+            .filter_map(|(vip, it)| Some((*self.actual.services.get(&vip.key(it))?, it.master)))
+            .collect();
+        for (service, at) in written {
+            let Some(master) = masters.get(service) else { continue };
+            let one = Cutover { services: 0, first: *at, last: *at, planned };
+            let cutover: &mut Cutover = cutovers.entry(*master).or_insert(one);
+            cutover.services += 1;
+            cutover.last = *at;
+        }
+        cutovers
+    }
+
+    fn flipped(&mut self, master: MasterId, target: Target, cutover: Cutover) {
+        let at = cutover.first;
+        let commands = self.failover.handle(at, Event::Committed { master, target });
+        info!(
+            master = self.knowledge.name(master),
+            to = %target.addr,
+            epoch = target.epoch.0,
+            services = cutover.services,
+            "flip"
+        );
+        self.obey(commands);
+        // Told of by now, unless the node is the one before.
+        let told = self.failovers.iter_mut().rev().find(|it| {
+            it.record.master == master && it.record.timeline.flip == Some(cutover.first)
+        });
+        if let Some(told) = told {
+            told.cutover = Some(cutover);
+        }
+    }
+
+    fn report_problems(&mut self, problems: Vec<Problem>) {
+        let now = Instant::now();
+        let before = std::mem::take(&mut self.problems);
+        for problem in problems {
+            let since = before.get(&problem).copied().unwrap_or(now);
+            self.problems.insert(problem, since);
+            if now.duration_since(since) >= LASTING && self.reported.insert(problem) {
+                warn!("{problem}");
+            }
+        }
+        self.reported.retain(|problem| {
+            let lasts = self.problems.contains_key(problem);
+            if !lasts {
+                info!("no longer: {problem}");
+            }
+            lasts
+        });
+    }
+}

@@ -1,0 +1,276 @@
+//! A changed configuration under a daemon that runs.
+//!
+//! The file is judged completely before anything happens. Then whoever follows and decides is
+//! started anew from what the maps hold, as after a restart, while the program, its maps and what
+//! is announced stay as they are: the next reconciliation finds the difference between the two
+//! files and nothing else.
+
+use std::collections::BTreeSet;
+use std::mem;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use tracing::{info, warn};
+
+use super::knowledge::Knowledge;
+use super::reconcile::Told;
+use super::start::{Parts, Sources, settled};
+use super::{Driver, host};
+use crate::announce::Schedule;
+use crate::config::{Config, Daemon, Mode};
+use crate::control::{Access, Control};
+use crate::failover::Desired;
+use crate::model::MasterId;
+use crate::timeline::FailoverRecord;
+
+/// A record from before a reload: no later one has its number, so it is never amended.
+const CLOSED: u64 = 0;
+
+impl Driver {
+    /// Reads the file again and applies it.
+    ///
+    /// # Errors
+    ///
+    /// Why it can't be used; then nothing was changed.
+    pub(super) async fn reload(&mut self, sources: &mut Sources) -> Result<()> {
+        let Some(file) = &self.file else {
+            bail!("this vipd was started with flags and has no file to read: restart it instead");
+        };
+        let config = Config::load(file)?;
+        if let Some(why) = unchangeable(&self.config.daemon, &config.daemon) {
+            bail!(why);
+        }
+        if let Some(why) = host::own_vips(&config, &self.network).next() {
+            bail!(why);
+        }
+        let withdrawn = withdrawn(&self.knowledge, self.failover.desired());
+        // The new followers start to ask here; what they hear waits in their queue.
+        let (parts, reports) = Parts::new(config, &self.actual, self.lease, &withdrawn)?;
+        let hints = self.listen_for_hints(&parts.config.daemon.notify_socket).await?;
+        self.attach_added(&parts.config.daemon)?;
+
+        // Nothing fails from here on.
+        self.go_over_to(parts);
+        *sources = reports;
+        if let Some(hints) = hints {
+            self.hints = hints;
+        }
+        let interfaces = &self.config.daemon.interfaces;
+        self.detached.retain(|name| interfaces.contains(name));
+        self.possession.set_schedule(Schedule::from(&self.config.announce));
+
+        self.reconcile();
+        if let Err(error) = self.datapath.detach_others(&self.config.daemon.interfaces) {
+            warn!("{:#}", anyhow::Error::from(error));
+        }
+        self.nodes_changed();
+        self.look_at_host();
+        info!(
+            vips = self.topology.vips.len(),
+            services = self.topology.services().count(),
+            "reloaded"
+        );
+        Ok(())
+    }
+
+    /// Forgets what was heard, and asks everybody again, with the same configuration. The VIPs of
+    /// mode `host` are withdrawn until a majority of the Sentinels has spoken.
+    ///
+    /// # Errors
+    ///
+    /// A password file or a TLS file can't be used any more.
+    pub(super) fn begin_anew(&mut self, sources: &mut Sources) -> Result<()> {
+        let config = self.config.clone();
+        let hosts = config.vips.iter().filter(|vip| vip.mode == Mode::Host);
+        let services = hosts.flat_map(|vip| &vip.services);
+        let withdrawn: BTreeSet<&str> = services.map(|service| service.master.as_str()).collect();
+        let (parts, reports) = Parts::new(config.clone(), &self.actual, self.lease, &withdrawn)?;
+        self.go_over_to(parts);
+        *sources = reports;
+        self.reconcile();
+        self.nodes_changed();
+        Ok(())
+    }
+
+    fn go_over_to(&mut self, parts: Parts) {
+        let Parts { config, topology, failover, mut knowledge, watchers, followers } = parts;
+        knowledge.inherit(&self.knowledge);
+        self.failovers = mem::take(&mut self.failovers)
+            .into_iter()
+            .filter_map(|told| {
+                let record = carried(told.record, &self.knowledge, &knowledge)?;
+                Some(Told { record, ..told })
+            })
+            .collect();
+        self.settled = settled(&failover);
+        self.config = config;
+        self.topology = topology;
+        self.failover = failover;
+        self.knowledge = knowledge;
+        // The old ones end with their replacement.
+        self.watchers = watchers;
+        self.followers = followers;
+    }
+
+    /// The socket for hints, if it is another one from now on.
+    async fn listen_for_hints(&self, path: &Option<PathBuf>) -> Result<Option<Option<Control>>> {
+        if *path == self.config.daemon.notify_socket {
+            return Ok(None);
+        }
+        match path {
+            Some(path) => {
+                let hints = Control::listen(path, Access::Hints, self.ask.clone()).await?;
+                Ok(Some(Some(hints)))
+            }
+            None => Ok(Some(None)),
+        }
+    }
+
+    /// Puts the program on interfaces that were not configured before; on all or on none.
+    fn attach_added(&mut self, wanted: &Daemon) -> Result<()> {
+        let present = self.config.daemon.interfaces.clone();
+        for name in wanted.interfaces.iter().filter(|name| !present.contains(name)) {
+            if let Err(error) = self.datapath.reattach(name) {
+                if let Err(left) = self.datapath.detach_others(&present) {
+                    warn!("{:#}", anyhow::Error::from(left));
+                }
+                return Err(error).with_context(|| format!("cannot add the interface {name}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a running daemon can't go over to these settings; `None` if it can.
+fn unchangeable(present: &Daemon, wanted: &Daemon) -> Option<String> {
+    // Each is fixed when the maps are made, the program is attached or the socket is bound.
+    let keys = [
+        ("pin_dir", present.pin_dir == wanted.pin_dir),
+        ("control_socket", present.control_socket == wanted.control_socket),
+        ("max_connections", present.max_connections == wanted.max_connections),
+        ("max_half_open", present.max_half_open == wanted.max_half_open),
+        ("xdp_mode", present.xdp_mode == wanted.xdp_mode),
+    ];
+    let changed: Vec<&str> = keys.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect();
+    if changed.is_empty() {
+        return None;
+    }
+    Some(format!(
+        "[daemon] {} can't be changed while vipd runs: put the old value back, or stop vipd, run \
+         `vipd detach` and start it again",
+        changed.join(", ")
+    ))
+}
+
+/// Masters that are known and yet not announced: a reload is no reason to trust them again.
+fn withdrawn<'a>(knowledge: &'a Knowledge, desired: &[Desired]) -> BTreeSet<&'a str> {
+    let withdrawn = desired.iter().enumerate().filter(|(_, it)| !it.announce);
+    withdrawn.map(|(id, _)| knowledge.name(MasterId(id))).collect()
+}
+
+/// A record under the numbers of a new configuration; none if that has no such master.
+fn carried(
+    record: FailoverRecord,
+    earlier: &Knowledge,
+    later: &Knowledge,
+) -> Option<FailoverRecord> {
+    let master = later.master(earlier.name(record.master))?;
+    Some(FailoverRecord { id: CLOSED, master, ..record })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::path::Path;
+
+    use super::*;
+    use crate::failover::State;
+    use crate::model::{Epoch, SentinelId};
+    use crate::sentinel::Report;
+    use crate::timeline::Timeline;
+
+    fn config(masters: &[&str], sentinels: &[&str]) -> Config {
+        let mut text = format!(
+            "[daemon]\ninterfaces = [\"eth1\"]\n[sentinel]\nendpoints = {sentinels:?}\n[[vip]]\n\
+             address = \"198.18.0.250\"\n"
+        );
+        for (master, port) in masters.iter().zip(6379..) {
+            text += &format!("[[vip.service]]\nport = {port}\nmaster = {master:?}\n");
+        }
+        Config::parse(&text, Path::new("test")).unwrap()
+    }
+
+    fn node(host: u8) -> SocketAddr {
+        SocketAddr::from(([198, 18, 0, host], 8000))
+    }
+
+    #[test]
+    fn what_is_fixed_at_the_start_is_refused_by_name() {
+        let present = Daemon::default();
+        assert_eq!(unchangeable(&present, &present), None);
+        let free = Daemon {
+            interfaces: vec!["eth7".into()],
+            notify_socket: Some("/n".into()),
+            ..present.clone()
+        };
+        assert_eq!(unchangeable(&present, &free), None);
+        type Change = fn(&mut Daemon);
+        let cases: [(&str, Change); 5] = [
+            ("pin_dir", |it| it.pin_dir = "/p".into()),
+            ("control_socket", |it| it.control_socket = "/c".into()),
+            ("max_connections", |it| it.max_connections += 1),
+            ("max_half_open", |it| it.max_half_open += 1),
+            ("xdp_mode", |it| it.xdp_mode = crate::config::XdpMode::Generic),
+        ];
+        for (key, change) in cases {
+            let mut wanted = present.clone();
+            change(&mut wanted);
+            let why = unchangeable(&present, &wanted).unwrap();
+            assert!(why.starts_with(&format!("[daemon] {key} can't")), "{why}");
+        }
+    }
+
+    #[test]
+    fn what_was_heard_goes_with_the_master_s_name_and_the_sentinel_s_endpoint() {
+        let (first, second) = ("198.18.0.101:26379", "198.18.0.102:26379");
+        let mut earlier = Knowledge::new(&config(&["a", "b"], &[first, second]));
+        for (sentinel, master, host) in [(0, 0, 101), (0, 1, 102), (1, 1, 103)] {
+            earlier.sentinel_said(&Report::Claim {
+                sentinel: SentinelId(sentinel),
+                master: MasterId(master),
+                addr: node(host),
+                epoch: Epoch(1),
+            });
+        }
+        // `b` comes first now, `a` is gone; the first Sentinel is another one.
+        let mut later = Knowledge::new(&config(&["b", "c"], &["198.18.0.109:26379", second]));
+        later.inherit(&earlier);
+        assert_eq!(later.nodes(&[]), [vec![node(103)], vec![]]);
+        assert!(later.sentinels().iter().all(|it| !it.up), "each must answer anew");
+    }
+
+    #[test]
+    fn failovers_stay_on_record_as_long_as_their_master_is_configured() {
+        let sentinels = ["198.18.0.101:26379"];
+        let earlier = Knowledge::new(&config(&["a", "b"], &sentinels));
+        let later = Knowledge::new(&config(&["c", "b"], &sentinels));
+        let record = |id, master| FailoverRecord {
+            id,
+            master: MasterId(master),
+            from: None,
+            to: node(101),
+            epoch: Epoch(1),
+            timeline: Timeline::default(),
+        };
+        assert_eq!(carried(record(7, 0), &earlier, &later), None);
+        assert_eq!(carried(record(8, 1), &earlier, &later), Some(record(CLOSED, 1)));
+    }
+
+    #[test]
+    fn who_was_withdrawn_stays_so_over_a_reload() {
+        let knowledge = Knowledge::new(&config(&["a", "b"], &["198.18.0.101:26379"]));
+        let desired = |announce, state| Desired { target: None, announce, state };
+        let desired = [desired(true, State::Serving), desired(false, State::Withdrawn)];
+        assert_eq!(withdrawn(&knowledge, &desired), BTreeSet::from(["b"]));
+    }
+}

@@ -1,0 +1,190 @@
+//! How the daemon comes, and how it goes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use tokio::sync::mpsc;
+use tracing::info;
+
+use super::knowledge::Knowledge;
+use super::possession::Possession;
+use super::rounds::Rounds;
+use super::{Driver, Inputs, QUEUE, host};
+use crate::announce::Schedule;
+use crate::clock::Monotonic;
+use crate::config::{Config, OnStop};
+use crate::control::{Access, Control};
+use crate::datapath::{Datapath, OpenSettings};
+use crate::failover::{Failover, Settings};
+use crate::holding::Holding;
+use crate::model::MasterId;
+use crate::neighbour;
+use crate::plan::{Actual, Topology};
+use crate::redis_node::{self, Watchers};
+use crate::resolve::Resolver;
+use crate::sentinel::{self, Followers};
+
+/// What one configuration brings with it: whoever follows and decides by it. A reload makes all of
+/// it anew, beside the kernel's part, which stays as it is.
+pub(super) struct Parts {
+    pub(super) config: Config,
+    pub(super) topology: Topology,
+    pub(super) failover: Failover,
+    pub(super) knowledge: Knowledge,
+    pub(super) watchers: Watchers,
+    pub(super) followers: Followers,
+}
+
+/// What [`Parts`] report by.
+pub(super) struct Sources {
+    pub(super) sentinels: mpsc::Receiver<sentinel::Report>,
+    pub(super) nodes: mpsc::Receiver<redis_node::Report>,
+}
+
+impl Parts {
+    /// Goes on from what the maps hold, and begins to ask the Sentinels. `lease` is until when
+    /// addresses of mode `host` are answered for; masters that are `withdrawn`, by name, stay so
+    /// until a majority agrees.
+    ///
+    /// # Errors
+    ///
+    /// A password file or a TLS file can't be used.
+    pub(super) fn new(
+        config: Config,
+        actual: &Actual,
+        lease: Monotonic,
+        withdrawn: &BTreeSet<&str>,
+    ) -> Result<(Self, Sources)> {
+        let topology = Topology::new(&config);
+        let now = Monotonic::now();
+        let mut targets = topology.adopted(actual, lease > now);
+        for (name, target) in config.masters().into_iter().zip(&mut targets) {
+            if let Some(target) = target {
+                target.announced &= !withdrawn.contains(name);
+            }
+        }
+        let failover = Failover::new(&Settings::new(&config), &targets, now);
+        let (sentinel_reports, sentinels) = mpsc::channel(QUEUE);
+        let (node_reports, nodes) = mpsc::channel(QUEUE);
+        let resolver = Resolver::default();
+        let watchers = Watchers::new(&config.redis.login, resolver.clone(), node_reports)?;
+        let followers = Followers::spawn(&config, resolver, sentinel_reports)?;
+        let knowledge = Knowledge::new(&config);
+        let parts = Self { config, topology, failover, knowledge, watchers, followers };
+        Ok((parts, Sources { sentinels, nodes }))
+    }
+}
+
+/// The masters that somebody served before.
+pub(super) fn settled(failover: &Failover) -> BTreeSet<MasterId> {
+    let desired = failover.desired().iter().enumerate();
+    desired.filter(|(_, it)| it.target.is_some()).map(|(id, _)| MasterId(id)).collect()
+}
+
+impl Driver {
+    /// Checks the host, takes over or makes the datapath, and starts listening to everybody.
+    pub(super) async fn start(config: Config, file: Option<PathBuf>) -> Result<(Self, Inputs)> {
+        let (neighbours, mut network_input) =
+            neighbour::spawn().context("cannot read this host's network (rtnetlink)")?;
+        let network = network_input.borrow_and_update().clone();
+        if let Some(why) = host::own_vips(&config, &network).next() {
+            bail!(why);
+        }
+
+        let (ask, questions) = mpsc::channel(QUEUE);
+        // The lock on the pins first: the socket's file may be a running vipd's.
+        let (mut datapath, adopted) = Datapath::open(&OpenSettings::from(&config.daemon))?;
+        let control =
+            Control::listen(&config.daemon.control_socket, Access::Control, ask.clone()).await?;
+        let hints = match &config.daemon.notify_socket {
+            Some(path) => Some(Control::listen(path, Access::Hints, ask.clone()).await?),
+            None => None,
+        };
+        if !adopted.interfaces.is_empty() {
+            info!(interfaces = ?adopted.interfaces, "taking over from an earlier vipd");
+        }
+
+        let (parts, sources) =
+            Parts::new(config, &adopted.actual, adopted.lease, &BTreeSet::new())?;
+        let Parts { config, topology, failover, knowledge, watchers, followers } = parts;
+        let (possession, probes) =
+            Possession::new(&adopted.actual, Schedule::from(&config.announce))?;
+        let (rounds, answers) = Rounds::new();
+        let holding = Holding::open(&config.daemon.control_socket)?;
+        let settled = settled(&failover);
+
+        let kernel = datapath.events()?.context("the kernel's events are taken already")?;
+        let mut driver = Self {
+            config,
+            topology,
+            failover,
+            knowledge,
+            datapath,
+            actual: adopted.actual,
+            watchers,
+            followers,
+            neighbours,
+            network,
+            next_hops: HashMap::new(),
+            possession,
+            holding,
+            rounds,
+            settled,
+            failovers: VecDeque::new(),
+            problems: BTreeMap::new(),
+            reported: BTreeSet::new(),
+            cables: Vec::new(),
+            detached: BTreeSet::new(),
+            host_problems: BTreeSet::new(),
+            lease: adopted.lease,
+            file,
+            ask,
+            _control: control,
+            hints,
+        };
+        driver.cables = driver.cables();
+        driver.possession.lease(driver.lease);
+        // The maps say what the interfaces are before the first packet meets the program.
+        driver.reconcile();
+        let interfaces = driver.config.daemon.interfaces.clone();
+        driver.datapath.attach(&interfaces)?;
+        driver.datapath.commit();
+        driver.renew_lease()?;
+        driver.quiet_held_addresses();
+        // Whom the maps name is followed, whether or not a Sentinel ever answers.
+        driver.nodes_changed();
+        for it in driver.datapath.interfaces() {
+            info!(
+                interface = it.name,
+                mode = it.xdp_mode.name(),
+                program = it.program_id,
+                "attached"
+            );
+        }
+        let network = network_input;
+        let inputs = Inputs { sources, network, kernel, probes, rounds: answers, questions };
+        Ok((driver, inputs))
+    }
+
+    /// Leaves the host as it was, or as `on_stop = "keep"` wants it.
+    pub(super) async fn stop(mut self) -> Result<()> {
+        let pin_dir = self.config.daemon.pin_dir.display().to_string();
+        match self.config.daemon.on_stop {
+            OnStop::Keep => {
+                info!(
+                    "on_stop = \"keep\": the program and its maps stay pinned in {pin_dir} and \
+                     forward on; the next `vipd run` takes them over, `vipd detach` removes them"
+                );
+            }
+            OnStop::Detach => {
+                self.give_everything_up().context("not everything was removed")?;
+                let removed = self.datapath.detach().context("not everything was removed")?;
+                info!(interfaces = ?removed.interfaces, maps = removed.maps.len(), "detached");
+            }
+        }
+        self.followers.shutdown().await;
+        self.watchers.shutdown().await;
+        Ok(())
+    }
+}

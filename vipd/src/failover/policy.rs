@@ -1,0 +1,61 @@
+//! When the Sentinels of a master count as lost, and what follows.
+
+use std::time::Duration;
+
+use super::claims::Support;
+use super::{PATIENCE, Settings};
+use crate::config::{Config, Mode, OnSentinelLoss};
+
+impl Settings {
+    /// From a validated configuration.
+    pub fn new(config: &Config) -> Self {
+        let daemon = &config.daemon;
+        let on_a_host = |name: &str| {
+            let hosts = config.vips.iter().filter(|vip| vip.mode == Mode::Host);
+            hosts.flat_map(|vip| &vip.services).any(|service| service.master == name)
+        };
+        let policy = |name| {
+            if on_a_host(name) {
+                LossPolicy::host(daemon.on_minority, daemon.lease())
+            } else {
+                LossPolicy::director(daemon.on_sentinel_loss)
+            }
+        };
+        Self {
+            configured_sentinels: config.sentinel.endpoints.len(),
+            policies: config.masters().into_iter().map(policy).collect(),
+        }
+    }
+}
+
+/// What to do about a master whose Sentinels don't answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LossPolicy {
+    /// Fewer than a majority is a loss already; otherwise only silence of all of them is.
+    pub needs_majority: bool,
+    /// How long it must last.
+    pub patience: Duration,
+    /// What follows.
+    pub action: OnSentinelLoss,
+}
+
+impl LossPolicy {
+    /// For a director: it is the only one that answers for the VIP, whoever is master.
+    pub const fn director(action: OnSentinelLoss) -> Self {
+        Self { needs_majority: false, patience: PATIENCE, action }
+    }
+
+    /// For mode `host`: a host that is cut off from the majority must expect that another one
+    /// answers by now. `lease` is how long it may go on.
+    pub const fn host(action: OnSentinelLoss, lease: Duration) -> Self {
+        Self { needs_majority: true, patience: lease, action }
+    }
+
+    pub(super) fn is_loss(self, support: Support) -> bool {
+        match support {
+            Support::Nobody => true,
+            Support::Minority => self.needs_majority,
+            Support::Majority => false,
+        }
+    }
+}

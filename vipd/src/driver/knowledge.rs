@@ -227,3 +227,50 @@ fn translate<T: Clone>(
 ) -> BTreeMap<MasterId, T> {
     old.iter().filter_map(|(id, value)| Some((MasterId(same(id)?), value.clone()))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connect::Phase;
+    use crate::redis_node::Role;
+
+    fn health_after(answers: &[(u64, Result<Role, Error>)]) -> Health {
+        let node = SocketAddr::from(([198, 18, 0, 101], 8000));
+        let mut knowledge = Knowledge::new(&Config::parse("", "test".as_ref()).unwrap());
+        let mut now = Monotonic(0);
+        for (second, answer) in answers {
+            now = Monotonic(second * 1_000_000_000);
+            let answer = answer.clone();
+            let replication = None;
+            knowledge.node_said(&redis_node::Report { node, answer, replication, at: now });
+        }
+        knowledge.health(node, now)
+    }
+
+    #[test]
+    fn a_node_is_dead_for_its_readers_when_it_is_gone_and_not_when_it_is_slow() {
+        let replica = |link_up| Ok(Role::Replica { of: (String::new(), 0), link_up, offset: 0 });
+        let master = || Ok(Role::Master { offset: 0, replicas: 0 });
+        let silent = || {
+            let after = Duration::from_secs(1);
+            Err(Error::Timeout { during: Phase::Answer, after })
+        };
+        for (answers, expected) in [
+            (vec![], Health::Unknown),
+            (vec![(0, replica(true))], Health::Fit),
+            (vec![(0, replica(false))], Health::Unfit),
+            (vec![(0, master())], Health::Unfit),
+            (vec![(0, replica(true)), (1, silent())], Health::Unfit),
+            (vec![(0, replica(true)), (1, silent()), (3, silent())], Health::Unfit),
+            (vec![(0, replica(true)), (1, silent()), (4, silent())], Health::Dead),
+            // In between it was there.
+            (vec![(1, silent()), (3, replica(true)), (4, silent())], Health::Unfit),
+            (vec![(1, silent()), (4, silent()), (5, replica(true))], Health::Fit),
+            (vec![(0, replica(true)), (1, Err(Error::Refused))], Health::Dead),
+            // It is vipd that may not ask.
+            (vec![(0, Err(Error::NoAuth)), (9, Err(Error::NoAuth))], Health::Unfit),
+        ] {
+            assert_eq!(health_after(&answers), expected, "{answers:?}");
+        }
+    }
+}

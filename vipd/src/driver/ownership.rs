@@ -148,11 +148,7 @@ impl Driver {
     /// knows is old. It begins anew, as after a restart: nothing is announced until a majority of
     /// the Sentinels has spoken.
     pub(super) fn keep_lease(&mut self, sources: &mut Sources) -> anyhow::Result<()> {
-        if !self.is_a_redis_host() {
-            return Ok(());
-        }
-        let now = Monotonic::now();
-        if self.lease < now {
+        if self.lease < Monotonic::now() && self.is_a_redis_host() {
             warn!("vipd stood still for longer than its lease: asking the Sentinels again first");
             self.begin_anew(sources)?;
         }

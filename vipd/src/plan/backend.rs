@@ -33,6 +33,16 @@ impl Route<'_> {
         }
     }
 
+    /// How its packets are forwarded, whatever the way there.
+    pub(super) fn mode_to(&self, node: SocketAddr) -> ForwardMode {
+        match self.vip.mode {
+            Mode::Nat => ForwardMode::Nat,
+            Mode::Dsr => ForwardMode::Dsr,
+            Mode::Host if self.wanted.own.contains(&node.ip()) => ForwardMode::Local,
+            Mode::Host | Mode::Real => ForwardMode::Stray,
+        }
+    }
+
     /// What makes it another master: the address and port packets are sent to, in the form of
     /// [`Backend`].
     pub(super) fn identity(&self, node: SocketAddr) -> ([u8; 16], [u8; 2]) {

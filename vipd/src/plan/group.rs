@@ -213,7 +213,8 @@ impl Groups {
             .collect();
 
         let fit = |it: &&Candidate| match it.health {
-            Health::Fit => target != Some(it.node),
+            _ if target == Some(it.node) => false,
+            Health::Fit => true,
             Health::Unknown => it.is_listed,
             Health::Unfit | Health::Dead => false,
         };

@@ -237,7 +237,12 @@ fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
                 if same_tuples { generation } else { generation.wrapping_add(1).max(1) };
             Active::new(ServiceState::Up, slot, generation)
         }
-        Err(Unreachable::NextHopUnknown) if same_node && active.state() == ServiceState::Up => {
+        Err(Unreachable::NextHopUnknown)
+            if same_node
+                && active.state() == ServiceState::Up
+                // Under another configuration the VIP may have had another mode.
+                && present.is_some_and(|it| it.mode == place.route.mode_to(target.addr) as u32) =>
+        {
             active
         }
         Err(
@@ -329,6 +334,13 @@ impl Line<'_> {
     }
 }
 
+/// What an address shows now and may go on to show meanwhile: nothing, if it changes its mode.
+fn kept(present: Option<&Address>, wanted: &Address) -> u16 {
+    let Some(present) = present else { return 0 };
+    let same_mode = (present.flags ^ wanted.flags) & Address::VIRTUAL == 0;
+    if same_mode { present.flags & SHOWN } else { 0 }
+}
+
 /// Step 1: nobody is told to come here any more, then what is left gets nowhere.
 fn withdraw(
     steps: &mut Vec<Step>,
@@ -338,11 +350,13 @@ fn withdraw(
 ) {
     for (&addr, present) in &actual.addresses {
         match addresses.get(&addr) {
-            Some(wanted) if present.has(SHOWN & !wanted.flags) => {
-                let flags = present.flags & !(SHOWN & !wanted.flags);
-                steps.push(Step::PutAddress { addr, address: Address { flags, ..*present } });
+            Some(wanted) => {
+                let stays = kept(Some(present), wanted) & wanted.flags;
+                if present.flags & SHOWN != stays {
+                    let flags = present.flags & !SHOWN | stays;
+                    steps.push(Step::PutAddress { addr, address: Address { flags, ..*present } });
+                }
             }
-            Some(_) => {}
             None if present.has(Address::VIRTUAL) => steps.push(Step::RemoveAddress { addr }),
             None => {}
         }
@@ -385,8 +399,7 @@ fn prepare(
             (present.flags ^ wanted.flags) & !SHOWN != 0 || present.service != wanted.service
         };
         if present.is_none_or(is_other) {
-            let shown = present.map_or(0, |present| present.flags) & SHOWN;
-            let flags = wanted.flags & (shown | !SHOWN);
+            let flags = wanted.flags & (kept(present, wanted) | !SHOWN);
             steps.push(Step::PutAddress { addr, address: Address { flags, ..*wanted } });
         }
     }
@@ -433,7 +446,7 @@ fn commit(steps: &mut Vec<Step>, lines: &[Line<'_>], actual: &Actual) {
 /// Step 4.
 fn announce(steps: &mut Vec<Step>, addresses: &BTreeMap<IpAddr, Address>, actual: &Actual) {
     for (&addr, &address) in addresses {
-        let shown = actual.addresses.get(&addr).map_or(0, |present| present.flags) & SHOWN;
+        let shown = kept(actual.addresses.get(&addr), &address);
         if address.has(SHOWN & !shown) {
             steps.push(Step::PutAddress { addr, address });
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use vipd_common::maps::{Backend, MAX_SLOTS};
+use vipd_common::maps::{Backend, MAX_SLOTS, ServiceState};
 
 use super::actual::{Actual, names_a_slot};
 
@@ -22,7 +22,11 @@ impl Slots {
     pub(super) fn assign(actual: &Actual, wanted: &[Backend]) -> Self {
         let wanted_set: HashSet<&Backend> = wanted.iter().collect();
         let mut by_backend = HashMap::with_capacity(wanted_set.len());
-        let named = actual.active.values().filter(|active| names_a_slot(**active));
+        // A group's number stays in the word when its service goes down, and then names a slot.
+        let named = actual
+            .active
+            .values()
+            .filter(|active| names_a_slot(**active) || active.state() == ServiceState::Group);
         let mut taken: BTreeSet<u16> = named.map(|active| active.slot()).collect();
         for (&slot, backend) in &actual.slots {
             if wanted_set.contains(backend) && !by_backend.contains_key(backend) {

@@ -146,6 +146,22 @@ fn a_real_server_always_has_the_vip_on_its_loopback_and_never_announces_it() {
 }
 
 #[test]
+fn a_vip_that_changes_its_mode_falls_silent_in_between() {
+    let mut lab = redis_host();
+    lab.topology.vips[0].mode = Mode::Dsr;
+    lab.serve(target(101, 1));
+    lab.nodes[0].clear();
+    apply(&mut lab);
+    assert!(lab.actual.addresses[&VIP].has(Address::ANNOUNCE));
+    lab.topology.vips[0].mode = Mode::Host;
+    lab.serve(target(NODE, 2));
+    let steps = apply(&mut lab).steps;
+    assert_eq!(steps[0], put_vip(Address::DSR));
+    assert!(steps.contains(&put_host(0)), "{steps:?}");
+    assert_eq!(steps.last(), Some(&put_host(Address::ANNOUNCE | Address::ECHO)));
+}
+
+#[test]
 fn a_vip_that_is_no_longer_configured_is_released() {
     let mut lab = redis_host();
     lab.serve(target(NODE, 1));

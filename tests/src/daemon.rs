@@ -48,6 +48,8 @@ pub struct Settings {
     pub port: u16,
     /// How it is carried.
     pub mode: Mode,
+    /// It is not the director's but a real server's: it holds the VIPs and never answers for them.
+    pub real_server: bool,
     /// Of Redis and Sentinels alike.
     pub password: Option<String>,
     /// In bpffs, of this lab only.
@@ -253,6 +255,9 @@ fn toml(settings: &Settings, socket: &Path, password_file: &Path) -> String {
         }
     };
     let vips = settings.vips.iter().map(|vip| {
+        if settings.real_server {
+            return format!("[[vip]]\naddress = \"{vip}\"\nmode = \"real\"\n");
+        }
         format!(
             "[[vip]]\n\
              address = \"{vip}\"\n\

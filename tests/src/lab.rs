@@ -15,7 +15,7 @@ use crate::host::Host;
 use crate::network::{NODES, Network};
 use crate::options::{Mover, Options};
 use crate::process::tail;
-use crate::reaper::{self, Reaper};
+use crate::reaper::{self, AGENTS, Reaper};
 use crate::redis_node::{RedisNode, Role};
 use crate::script_recipe::ScriptRecipe;
 use crate::sentinel::{QUORUM, Sentinel, Watch};
@@ -28,6 +28,8 @@ pub struct Lab {
     /// vipd on the director; in mode `host` that of each Redis host, in the order of the nodes. Not
     /// started by [`Lab::up`].
     pub daemons: Vec<Daemon>,
+    /// With [`Options::agents`], vipd as a real server on each Redis host.
+    pub agents: Vec<Daemon>,
     /// The Redis nodes.
     pub nodes: Vec<RedisNode>,
     /// The Sentinels.
@@ -72,15 +74,21 @@ impl Lab {
         };
         let sentinels =
             start_sentinels(&network.sentinels, &run_directory, &watch, recipe.as_ref())?;
+        let plan = Plan { network: &network, options: &options, sentinels: &sentinels };
         let daemons = match options.mover {
-            Mover::Vipd => {
-                let plan = Plan { network: &network, options: &options, sentinels: &sentinels };
-                plan.daemons(&run_directory, &pin_directory)?
-            }
+            Mover::Vipd => plan.daemons(&run_directory, &pin_directory)?,
             Mover::Script => vec![],
+        };
+        let agents = if options.agents {
+            // The director's pins are in the other directory itself.
+            let pins = pin_directory.with_file_name(format!("{name}{AGENTS}"));
+            plan.on_redis_hosts(&run_directory, &pins, true)?
+        } else {
+            vec![]
         };
         let lab = Self {
             daemons,
+            agents,
             nodes,
             sentinels,
             client: network.client,
@@ -151,6 +159,7 @@ impl Lab {
         if self.recipe.is_some() {
             ScriptRecipe::bind_by_hand(self.nodes[master].host())?;
         }
+        self.agents.iter_mut().try_for_each(Daemon::start)?;
         self.daemons.iter_mut().try_for_each(Daemon::start)?;
         self.wait_serving(master)
     }
@@ -267,7 +276,7 @@ impl Lab {
         for sentinel in &self.sentinels {
             report += &format!("  {}: master is {:?}\n", sentinel.name(), sentinel.master());
         }
-        for daemon in &self.daemons {
+        for daemon in self.daemons.iter().chain(&self.agents) {
             report += &format!("-- status\n{:#?}\n", daemon.status());
             report += &format!("-- end of {}\n", daemon.log().display());
             report += &tail(daemon.log(), 60);
@@ -365,18 +374,27 @@ impl Plan<'_> {
     /// One on the director, or one on each Redis host, with a directory and pins of its own.
     fn daemons(&self, run_directory: &Path, pin_directory: &Path) -> Result<Vec<Daemon>> {
         if let Some(director) = &self.network.director {
-            let settings = self.settings(pin_directory);
+            let settings = self.settings(pin_directory, false);
             return Ok(vec![Daemon::prepare(&director.namespace, run_directory, &settings)?]);
         }
-        let agent = |(host, number): (&Host, u32)| {
-            let name = format!("vipd{number}");
-            let settings = self.settings(&pin_directory.join(&name));
-            Daemon::prepare(&host.namespace, &run_directory.join(&name), &settings)
-        };
-        self.network.redis.iter().zip(1..).map(agent).collect()
+        self.on_redis_hosts(run_directory, pin_directory, false)
     }
 
-    fn settings(&self, pin_directory: &Path) -> Settings {
+    fn on_redis_hosts(
+        &self,
+        run_directory: &Path,
+        pin_directory: &Path,
+        real_server: bool,
+    ) -> Result<Vec<Daemon>> {
+        let prepare = |(host, number): (&Host, u32)| {
+            let name = format!("vipd{number}");
+            let settings = self.settings(&pin_directory.join(&name), real_server);
+            Daemon::prepare(&host.namespace, &run_directory.join(&name), &settings)
+        };
+        self.network.redis.iter().zip(1..).map(prepare).collect()
+    }
+
+    fn settings(&self, pin_directory: &Path, real_server: bool) -> Settings {
         let same_host = match self.options.family {
             Family::V4 | Family::V6 => vec![],
             Family::Both => self.network.redis.iter().map(|it| it.addresses().collect()).collect(),
@@ -387,6 +405,7 @@ impl Plan<'_> {
             vips: self.options.family.vips(),
             port: service_port(self.options.mode),
             mode: self.options.mode,
+            real_server,
             password: self.options.password.clone(),
             pin_directory: pin_directory.to_owned(),
             more: self.options.daemon.clone(),

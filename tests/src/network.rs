@@ -78,7 +78,7 @@ impl Network {
             }
             director = Some(host);
         }
-        if options.mode == Mode::Dsr {
+        if options.mode == Mode::Dsr && !options.agents {
             let hold = |host| hold_the_vips_silently(host, &options.family.vips());
             redis.iter().try_for_each(hold)?;
         }

@@ -23,6 +23,9 @@ pub struct Options {
     /// Silence after which a Sentinel calls a node down. A busy machine keeps Redis silent for
     /// half a second at times.
     pub down_after: Duration,
+    /// Mode `dsr`: the VIPs are on the Redis hosts by a vipd of their own (mode `real`), and not by
+    /// hand.
+    pub agents: bool,
     /// Password of every Redis and Sentinel.
     pub password: Option<String>,
     /// More lines for vipd's `[daemon]`.
@@ -68,6 +71,7 @@ impl Default for Options {
             // A busy machine must not make the Sentinels order a failover that no test did. A stall
             // of more than 2 s puts them into TILT, where they order none.
             down_after: Duration::from_secs(3),
+            agents: false,
             password: None,
             daemon: String::new(),
         }
@@ -103,6 +107,7 @@ impl Options {
             "a lab with two networks is for nat on IPv4: in other modes the Redis hosts answer \
              the client directly"
         );
+        ensure!(!self.agents || self.mode == Mode::Dsr, "only the real servers of dsr have agents");
         ensure!(
             self.mover == Mover::Vipd || (self.mode == Mode::Host && self.family == Family::V4),
             "the script recipe needs the topology of host mode, on IPv4"

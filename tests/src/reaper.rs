@@ -11,6 +11,9 @@ use crate::namespace::output;
 /// First letters of every namespace and directory of every lab.
 pub const PREFIX: &str = "vipdlab";
 
+/// After the name of the lab's pin directory: that of the pins of the real servers' agents.
+pub const AGENTS: &str = "-agents";
+
 /// Reads its standard input until that is closed, which the kernel does too when the lab is
 /// killed; then removes the namespaces and directories that start with its first argument.
 const SCRIPT: &str = r#"
@@ -19,7 +22,7 @@ for namespace in $(ip netns list | cut -d' ' -f1 | grep "^$1-"); do
     for pid in $(ip netns pids "$namespace"); do kill -9 "$pid" 2>/dev/null; done
     ip netns del "$namespace"
 done
-for directory in "$2" "$3"; do
+for directory in "$2" "$3" "$3$4"; do
     if [ -e "$directory" ]; then rm -rf "$directory"; fi
 done
 "#;
@@ -36,6 +39,7 @@ impl Reaper {
     pub fn watch(name: &str, run_directory: &Path, pin_directory: &Path) -> Result<Self> {
         let mut command = Command::new("sh");
         command.args(["-c", SCRIPT, "reaper", name]).arg(run_directory).arg(pin_directory);
+        command.arg(AGENTS);
         command.stdin(Stdio::piped()).stdout(Stdio::null());
         let own_session = || nix::unistd::setsid().map(drop).map_err(Into::into);
         // SAFETY: setsid is a plain system call, allowed between fork and exec.

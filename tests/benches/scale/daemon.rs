@@ -56,6 +56,7 @@ impl Vipd {
             vips: vec![site::vip(0).into()],
             port: site::PORT,
             mode: Mode::Nat,
+            real_server: false,
             password: None,
             pin_directory: pins.clone(),
             more: String::new(),

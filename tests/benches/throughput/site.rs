@@ -111,6 +111,7 @@ impl Site {
             vips: vec![service.ip()],
             port: service.port(),
             mode,
+            real_server: false,
             password: None,
             pin_directory: self.pins.join(mode.name()),
             more: String::new(),

@@ -93,7 +93,7 @@ pub fn deaf_client(lab: &mut Lab, witness: &Witness) -> Result<usize> {
     let old = lab.master()?;
     let old_host = lab.nodes[old].host().mac;
     lab.client.ignore_announcements(&vips(lab))?;
-    for vip in vips(lab) {
+    for vip in vips(lab).into_iter().filter(IpAddr::is_ipv4) {
         // Nor does it ever look for itself.
         lab.client.pin_neighbour(vip, old_host)?;
     }
@@ -116,5 +116,5 @@ fn stays_pinned(lab: &Lab) -> Result<bool> {
     let mut ip = Command::new("ip");
     let listed =
         output(ip.args(["-n", lab.client.namespace.name(), "neigh", "show", "nud", "permanent"]))?;
-    Ok(vips(lab).iter().all(|vip| listed.contains(&format!("{vip} "))))
+    Ok(vips(lab).iter().filter(|vip| vip.is_ipv4()).all(|vip| listed.contains(&format!("{vip} "))))
 }

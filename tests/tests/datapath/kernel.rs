@@ -63,6 +63,9 @@ pub struct Run {
     pub frame: Vec<u8>,
 }
 
+/// A flow with its key.
+pub type Remembered<A> = (FlowKey<A>, Flow<A>);
+
 /// The loaded object, in a network namespace of its own.
 pub struct Kernel<F> {
     ebpf: Ebpf,
@@ -198,23 +201,7 @@ impl<F: Family> Kernel<F> {
     }
 
     pub fn put_flow(&mut self, table: &str, key: FlowKey<Ipv4Bytes>, flow: Flow<Ipv4Bytes>) {
-        let flow = Flow {
-            last_seen: flow.last_seen,
-            leaves: translate(flow.leaves, F::bytes),
-            service: flow.service,
-            next_seq: flow.next_seq,
-            generation: flow.generation,
-            last_ack: flow.last_ack,
-            slot: flow.slot,
-            client_ifindex: flow.client_ifindex,
-            client_mac: flow.client_mac,
-            client_vlan: flow.client_vlan,
-            client_gateway: flow.client_gateway,
-            direction: flow.direction,
-            state: flow.state,
-            zero: F::Addr::FLOW_PAD,
-        };
-        let key = translate(key, F::bytes);
+        let (key, flow) = translated((key, flow), F::bytes);
         self.hash::<FlowKey<F::Addr>, Flow<F::Addr>>(F::map(table)).insert(key, flow, 0).unwrap();
     }
 
@@ -224,33 +211,13 @@ impl<F: Family> Kernel<F> {
     }
 
     /// The flows of `table`, in IPv4.
-    pub fn flows(&mut self, table: &str) -> Vec<(FlowKey<Ipv4Bytes>, Flow<Ipv4Bytes>)> {
+    pub fn flows(&mut self, table: &str) -> Vec<Remembered<Ipv4Bytes>> {
         let flows = self.raw_flows(table).into_iter();
-        flows
-            .map(|(key, flow)| {
-                let flow = Flow {
-                    last_seen: flow.last_seen,
-                    leaves: translate(flow.leaves, F::bytes_back),
-                    service: flow.service,
-                    next_seq: flow.next_seq,
-                    generation: flow.generation,
-                    last_ack: flow.last_ack,
-                    slot: flow.slot,
-                    client_ifindex: flow.client_ifindex,
-                    client_mac: flow.client_mac,
-                    client_vlan: flow.client_vlan,
-                    client_gateway: flow.client_gateway,
-                    direction: flow.direction,
-                    state: flow.state,
-                    zero: Ipv4Bytes::FLOW_PAD,
-                };
-                (translate(key, F::bytes_back), flow)
-            })
-            .collect()
+        flows.map(|flow| translated(flow, F::bytes_back)).collect()
     }
 
     /// The flows of `table` as they are.
-    pub fn raw_flows(&mut self, table: &str) -> Vec<(FlowKey<F::Addr>, Flow<F::Addr>)> {
+    pub fn raw_flows(&mut self, table: &str) -> Vec<Remembered<F::Addr>> {
         let map = self.hash::<FlowKey<F::Addr>, Flow<F::Addr>>(F::map(table));
         map.iter().map(|entry| entry.unwrap()).collect()
     }
@@ -430,8 +397,28 @@ pub fn nat_backend(addr: Ipv4Addr, port: u16, mac: MacAddr, source: Ipv4Addr) ->
     }
 }
 
-fn translate<A: Ip, B: Ip>(key: FlowKey<A>, addr: impl Fn(A) -> B) -> FlowKey<B> {
-    FlowKey::new((addr(key.src), key.src_port), (addr(key.dst), key.dst_port))
+/// A flow of one family in another.
+fn translated<A: Ip, B: Ip>((key, flow): Remembered<A>, addr: impl Fn(A) -> B) -> Remembered<B> {
+    let translate = |key: FlowKey<A>| {
+        FlowKey::new((addr(key.src), key.src_port), (addr(key.dst), key.dst_port))
+    };
+    let flow = Flow {
+        last_seen: flow.last_seen,
+        leaves: translate(flow.leaves),
+        service: flow.service,
+        next_seq: flow.next_seq,
+        generation: flow.generation,
+        last_ack: flow.last_ack,
+        slot: flow.slot,
+        client_ifindex: flow.client_ifindex,
+        client_mac: flow.client_mac,
+        client_vlan: flow.client_vlan,
+        client_gateway: flow.client_gateway,
+        direction: flow.direction,
+        state: flow.state,
+        zero: B::FLOW_PAD,
+    };
+    (translate(key), flow)
 }
 
 fn object() -> Vec<u8> {

@@ -269,7 +269,7 @@ fn header(
 /// A neighbour solicitation for a VIP or another address, with options of any bytes.
 fn solicitation(history: &mut &[u8]) -> Vec<u8> {
     let [target, hops, options, how] = take(history).unwrap_or_default();
-    let target = ipv6([198, 18, 0, 248 | (target % 8)]);
+    let target = ipv6([198, 18, 0, 248 + target % 8]);
     let options = usize::from(options % 4) * 8;
     let mut packet = header(true, 1, if hops < 8 { hops } else { 255 }, (CLIENT, NAT_VIP), 0);
     packet[4..6].copy_from_slice(&(24 + options as u16).to_be_bytes());

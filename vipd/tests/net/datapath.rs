@@ -1,6 +1,6 @@
 //! The real program, loaded, pinned, attached to a veth, taken over and removed.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,10 +19,11 @@ use vipd_common::maps::{
 };
 use vipd_common::verdict::Verdict;
 
-use crate::lab::{Netns, Pins, layout, names, veth, wait_for};
+use crate::lab::{Netns, Pins, ipv6, layout, names, veth, wait_for};
 
 const OWN: MacAddr = MacAddr([2, 0, 0, 0, 5, 0x50]);
 const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 5, 250);
+const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd98, 0x18, 0, 0, 0, 5, 0, 0x250);
 
 struct Lab {
     own: Netns,
@@ -87,12 +88,21 @@ fn steps(ifindex: u32) -> Vec<Step> {
             addr: VIP.into(),
             address: Address::new(Address::NAT | Address::ANNOUNCE),
         },
+        Step::PutAddress {
+            addr: VIP6.into(),
+            address: Address { flags: Address::HOST | Address::ANNOUNCE, service: 4_095 },
+        },
+        Step::PutService { key: key6(), index: 1_023 },
         Step::PutService { key, index: 3 },
         Step::PutGroup { group: 255, members: group() },
         Step::WriteSlot { slot: 8_191, backend },
         Step::SetConfirmed { service: 3, confirmed },
         Step::SetActive { service: 3, active: Active::new(ServiceState::Up, 8_191, 9) },
     ]
+}
+
+fn key6() -> SocketAddr {
+    (VIP6, 6_379).into()
 }
 
 fn group() -> Group {
@@ -137,6 +147,8 @@ fn removals(ifindex: u32) -> Vec<Step> {
     vec![
         Step::RemoveInterface { ifindex },
         Step::RemoveAddress { addr: VIP.into() },
+        Step::RemoveAddress { addr: VIP6.into() },
+        Step::RemoveService { key: key6() },
         Step::RemoveService { key },
         Step::PutGroup { group: 255, members: Group::EMPTY },
         Step::WriteSlot { slot: 8_191, backend: Backend::EMPTY },
@@ -196,6 +208,43 @@ fn the_program_answers_arp_and_counts() {
             let counters = datapath.counters().expect("counters");
             counters.iter().find(|(v, c)| *v == Verdict::ArpReply && c.packets > 0).map(|_| ())
         });
+    });
+}
+
+/// The IPv6 half is reached through PROGRAMS, also by a program that an earlier vipd attached.
+#[test]
+fn the_program_answers_neighbour_discovery_across_a_restart() {
+    let lab = lab();
+    ipv6([(&lab.own, "eth0", "fd98:18::5:0:50/64"), (&lab.peer, "eth0", "fd98:18::5:0:66/64")]);
+    lab.own.run(|| {
+        let settings = settings(&lab.pins);
+        let (mut first, _) = start(&settings);
+        for step in &steps(first.interfaces()[0].ifindex)[..3] {
+            first.apply(step).expect("apply");
+        }
+        first.renew_lease(Monotonic::now() + Duration::from_secs(100)).expect("renew");
+        let _pass = lab.peer.run(|| Pass::attach("eth0").expect("pass"));
+        let solicit = |datapath: &Datapath, what| {
+            let replies = || {
+                let counters = datapath.counters().expect("counters");
+                let found = counters.iter().find(|(verdict, _)| *verdict == Verdict::NdpReply);
+                found.map_or(0, |(_, counter)| counter.packets)
+            };
+            let before = replies();
+            lab.peer.ip(&format!("neigh replace {VIP6} dev eth0 nud none"));
+            lab.peer.run(|| {
+                let socket = std::net::UdpSocket::bind("[::]:0").expect("bind");
+                socket.send_to(b"x", (VIP6, 9)).expect("send");
+            });
+            wait_for(what, || (replies() > before).then_some(()));
+        };
+        solicit(&first, "an answer of the first");
+        drop(first);
+        let (mut second, _) = Datapath::open(&settings).expect("open");
+        solicit(&second, "an answer of the old program, which goes on in the new one");
+        second.attach(&eth0()).expect("attach");
+        second.commit();
+        solicit(&second, "an answer of the second");
     });
 }
 

@@ -19,6 +19,8 @@ pub struct Holding {
     sysctls: Sysctls,
     /// VIPs that this host could not be given, and why.
     refused: BTreeMap<IpAddr, String>,
+    /// The same, of those that are being tried again.
+    told: BTreeMap<IpAddr, String>,
     /// Parameters that could not be set, by interface.
     unset: BTreeMap<u32, String>,
 }
@@ -34,6 +36,7 @@ impl Holding {
             addresses: HostAddresses::open().context("cannot open a netlink socket")?,
             sysctls: Sysctls::open(record(control_socket)),
             refused: BTreeMap::new(),
+            told: BTreeMap::new(),
             unset: BTreeMap::new(),
         })
     }
@@ -46,13 +49,16 @@ impl Holding {
                     info!(vip = %held.address, "held");
                 }
                 self.refused.remove(&held.address);
+                self.told.remove(&held.address);
                 true
             }
             Err(why) => {
                 let why = format!("{:#}", anyhow::Error::from(why));
-                if self.refused.insert(held.address, why.clone()).as_ref() != Some(&why) {
+                // Each reason once, however often it is tried.
+                if self.told.insert(held.address, why.clone()).as_ref() != Some(&why) {
                     error!("{why}");
                 }
+                self.refused.insert(held.address, why);
                 false
             }
         }

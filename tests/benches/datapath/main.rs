@@ -4,6 +4,9 @@
 #[expect(dead_code, reason = "shared with the tests")]
 #[path = "../../tests/datapath/director.rs"]
 mod director;
+#[expect(dead_code, unused_macros, unused_imports, reason = "shared with the tests")]
+#[path = "../../tests/datapath/family.rs"]
+mod family;
 #[expect(dead_code, reason = "shared with the tests")]
 #[path = "../../tests/datapath/frames.rs"]
 mod frames;
@@ -20,6 +23,7 @@ use vipd_common::maps::{
 };
 use vipd_common::verdict::Verdict;
 
+use family::{Family, Ipv4, Ipv6};
 use frames::{
     BACKEND_PORT, CLIENT, CLIENT_MAC, CLIENT_PORT, DIRECTOR, DIRECTOR_MAC, R1, R1_MAC,
     SERVICE_PORT, Tcp, VIP,
@@ -43,7 +47,7 @@ struct Case {
 }
 
 fn main() -> Result<()> {
-    let mut kernel = director();
+    let mut kernel = director::<Ipv4>();
     println!("{ROUNDS} rounds of {REPEAT} runs; ns a packet");
     let plain: Vec<_> =
         (0..ROUNDS).map(|_| kernel.time("pass", &Tcp::to_vip("A").frame(), REPEAT)).collect();
@@ -55,6 +59,10 @@ fn main() -> Result<()> {
     for case in cases() {
         measure(&mut kernel, &case)?;
     }
+    let mut kernel = director::<Ipv6>();
+    for case in ipv6_cases() {
+        measure(&mut kernel, &case)?;
+    }
     println!(
         "\nfloor: the empty program, in the same rounds. Each run's frame is written anew before \
          it\nby a program that ends in a tail call, in the floor as well. above: median of best \
@@ -64,7 +72,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn measure(kernel: &mut Kernel, case: &Case) -> Result<()> {
+fn measure<F: Family>(kernel: &mut Kernel<F>, case: &Case) -> Result<()> {
     let floor = Repeat::new(kernel.program_fd("pass"), &case.frame, case.vary)?;
     let measured = Repeat::new(kernel.program_fd("vipd"), &case.frame, case.vary)?;
     let before = kernel.count(case.verdict);
@@ -96,7 +104,7 @@ fn median(values: impl Iterator<Item = u32>) -> u32 {
 }
 
 /// A director with a VIP in each mode, and one established connection.
-fn director() -> Kernel {
+fn director<F: Family>() -> Kernel<F> {
     let kernel = Kernel::load_sized(DIRECTOR_MAC, DEFAULT_FLOWS, DEFAULT_HALF_OPEN);
     let mut kernel = director::prepare(kernel);
     kernel.address(DSR_VIP, Address::DSR | Address::ANNOUNCE | Address::ECHO);
@@ -131,6 +139,21 @@ fn cases() -> [Case; 9] {
         case("ICMP echo reply", echo, Verdict::EchoReply, None),
         case("dropped: bad header", bad_header(), Verdict::BadIpHeader, None),
     ]
+}
+
+/// The same as in IPv4, behind the tail call.
+fn ipv6_cases() -> impl Iterator<Item = Case> {
+    let names = [
+        ("pass: not for a VIP", "IPv6 pass: not for a VIP"),
+        ("DSR", "IPv6 DSR"),
+        ("NAT hit, client to backend", "IPv6 NAT hit, client to backend"),
+        ("NAT hit, backend to client", "IPv6 NAT hit, backend to client"),
+        ("ICMP echo reply", "IPv6 ICMP echo reply"),
+    ];
+    cases().into_iter().filter_map(move |case| {
+        let (_, what) = names.iter().find(|(name, _)| *name == case.what)?;
+        Some(Case { what, frame: Ipv6::frame(&case.frame), aim: None, ..case })
+    })
 }
 
 fn arp_request() -> Vec<u8> {

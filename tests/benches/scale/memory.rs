@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use aya::maps::MapData;
-use vipd_common::maps::{FLOWS, HALF_OPEN, LAYOUT};
+use vipd_common::maps::{ALL, FLOWS, HALF_OPEN, LAYOUT};
 
 /// In bytes.
 pub struct Memory {
@@ -26,8 +26,11 @@ impl Memory {
         for pin in fs::read_dir(pin_directory.join(format!("v{LAYOUT}")))? {
             let pin = pin?;
             let name = pin.file_name().to_string_lossy().into_owned();
-            // The links and programs are pinned beside the maps.
-            let Ok(map) = MapData::from_pin(pin.path()) else { continue };
+            // The links are pinned beside the maps.
+            if !ALL.contains(&name.as_str()) {
+                continue;
+            }
+            let map = MapData::from_pin(pin.path())?;
             let descriptor = map.fd().as_fd().as_raw_fd();
             let bytes = field(&format!("/proc/self/fdinfo/{descriptor}"), "memlock:")?;
             maps += bytes;

@@ -7,6 +7,7 @@ use vipd_common::addr::{MacAddr, mapped};
 use vipd_common::maps::{Address, KernelEvent};
 use vipd_common::verdict::Verdict;
 
+use crate::family::Ipv4;
 use crate::frames::{CLIENT, CLIENT_MAC, DIRECTOR, DIRECTOR_MAC, R1, STRANGER_MAC, VIP, arp};
 use crate::kernel::{Kernel, Xdp_};
 
@@ -16,7 +17,7 @@ fn request(dst: MacAddr, sender_ip: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     arp(ArpOperation::REQUEST, dst, (CLIENT_MAC, sender_ip), (MacAddr::ZERO, target))
 }
 
-fn kernel(flags: u16) -> Kernel {
+fn kernel(flags: u16) -> Kernel<Ipv4> {
     let mut kernel = Kernel::load(DIRECTOR_MAC);
     kernel.address(VIP, flags);
     kernel

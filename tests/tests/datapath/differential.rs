@@ -7,15 +7,17 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
-use vipd_common::addr::{Ipv4Bytes, MacAddr};
+use vipd_common::addr::MacAddr;
 use vipd_common::maps::{
     Active, Address, Backend, FLOWS, Flow, FlowKey, ForwardMode, HALF_OPEN, ServiceKey,
     ServiceState,
 };
 use vipd_common::verdict::{Action, Verdict};
+use vipd_common::wire::ip::Ip;
 use vipd_ebpf::model::{self, World};
 use vipd_ebpf::tables::FlowTable;
 
+use crate::family::{Family, in_both_families};
 use crate::frames::{
     BACKEND_PORT, CLIENT, CLIENT_2, CLIENT_MAC, CLIENT_PORT, DIRECTOR, DIRECTOR_MAC, R1, R1_MAC,
     R2, R2_MAC, ROUTER, SERVICE_PORT, STRANGER_MAC, Tcp, VIP, arp, icmp,
@@ -65,7 +67,7 @@ fn active(step: (ServiceState, u16, u32)) -> Active {
 
 const START: (ServiceState, u16, u32) = (ServiceState::Up, 1, 1);
 
-fn kernel() -> Kernel {
+fn kernel<F: Family>() -> Kernel<F> {
     let mut kernel = Kernel::load(DIRECTOR_MAC);
     for (addr, flags) in addresses() {
         kernel.address(addr, flags);
@@ -79,17 +81,19 @@ fn kernel() -> Kernel {
     kernel
 }
 
-fn world() -> World {
+fn world<F: Family>() -> World {
     let mut world = World::default();
     world.interfaces.insert(INGRESS, DIRECTOR_MAC);
+    let maps = F::maps(&mut world);
     for (addr, flags) in addresses() {
-        world.v4.addresses.insert(addr.octets(), Address::new(flags));
+        maps.addresses.insert(F::bytes(addr.octets()), Address::new(flags));
     }
     for vip in [VIP, DSR_VIP] {
-        world.v4.services.insert(ServiceKey::new(vip.octets(), SERVICE_PORT.to_be_bytes()), 0);
+        let key = ServiceKey::new(F::bytes(vip.octets()), SERVICE_PORT.to_be_bytes());
+        maps.services.insert(key, 0);
     }
     for (slot, backend) in (0..).zip(slots()) {
-        world.backends.insert(slot, backend);
+        world.backends.insert(slot, Kernel::<F>::translated(backend));
     }
     world.active.insert(0, active(START));
     world
@@ -160,26 +164,24 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![1 => cutover, 12 => frame]
 }
 
-/// A flow, less its time.
-fn timeless((key, flow): (FlowKey<Ipv4Bytes>, Flow<Ipv4Bytes>)) -> ([u8; 12], Flow<Ipv4Bytes>) {
-    let FlowKey { src, dst, src_port, dst_port, .. } = key;
-    let key = [&src[..], &dst[..], &src_port[..], &dst_port[..]].concat();
-    (key.try_into().unwrap(), Flow { last_seen: 0, ..flow })
+/// A flow with its key, less its time.
+fn timeless<A: Ip>((key, flow): (FlowKey<A>, Flow<A>)) -> (String, String) {
+    (format!("{key:?}"), format!("{:?}", Flow { last_seen: 0, ..flow }))
 }
 
 /// Whether NAT chose the source port by chance: then the two need not agree from here on.
-fn is_chance(verdict: Verdict, frame: &[u8], out: &[u8]) -> bool {
+fn is_chance<F: Family>(verdict: Verdict, frame: &[u8], out: &[u8]) -> bool {
     let port = |frame: &[u8]| {
-        let l4 = if frame[12] == 0x81 { 38 } else { 34 };
+        let l4 = if frame[12] == 0x81 { F::L4 + 4 } else { F::L4 };
         [frame[l4], frame[l4 + 1]]
     };
     verdict == Verdict::NatNew && port(frame) != port(out)
 }
 
-fn compare(kernel: &mut Kernel, history: Vec<Step>) -> Result<(), TestCaseError> {
+fn compare<F: Family>(kernel: &mut Kernel<F>, history: Vec<Step>) -> Result<(), TestCaseError> {
     kernel.forget_flows();
     kernel.active(0, START.0, START.1, START.2);
-    let mut world = world();
+    let mut world = world::<F>();
     for step in history {
         let frame = match step {
             Step::Cutover { state, slot, generation } => {
@@ -187,7 +189,8 @@ fn compare(kernel: &mut Kernel, history: Vec<Step>) -> Result<(), TestCaseError>
                 world.active.insert(0, active((state, slot, generation)));
                 continue;
             }
-            Step::Frame { mut frame, poke, cut } => {
+            Step::Frame { frame, poke, cut } => {
+                let mut frame = F::frame(&frame);
                 if let Some((at, byte)) = poke {
                     let at = at.index(frame.len());
                     frame[at] = byte;
@@ -199,12 +202,12 @@ fn compare(kernel: &mut Kernel, history: Vec<Step>) -> Result<(), TestCaseError>
             }
         };
         let ours = model::run(&world, INGRESS, &frame);
-        let theirs = kernel.run(&frame);
+        let theirs = kernel.run_raw(INGRESS, &frame);
         // The kernel has no port but the ingress: there, what leaves by another is dropped.
         let leaves = ours.verdict.action() == Action::Forward && ours.egress != INGRESS;
         let verdict = if leaves { Verdict::NoPort } else { ours.verdict };
         prop_assert_eq!(verdict, theirs.verdict, "{:02x?}", frame);
-        if is_chance(ours.verdict, &frame, &theirs.frame) {
+        if is_chance::<F>(ours.verdict, &frame, &theirs.frame) {
             return Ok(());
         }
         let action = match verdict.action() {
@@ -217,27 +220,16 @@ fn compare(kernel: &mut Kernel, history: Vec<Step>) -> Result<(), TestCaseError>
         prop_assert_eq!(&ours.frame, &theirs.frame, "{:?} of {:02x?}", ours.verdict, frame);
     }
     for (name, table) in [(FLOWS, FlowTable::Established), (HALF_OPEN, FlowTable::HalfOpen)] {
-        let ours: BTreeMap<_, _> = world
-            .v4
-            .flows(table)
-            .into_iter()
-            .map(timeless)
-            .map(|(key, flow)| (key, format!("{flow:?}")))
-            .collect();
-        let theirs: BTreeMap<_, _> = kernel
-            .flows(name)
-            .into_iter()
-            .map(timeless)
-            .map(|(key, flow)| (key, format!("{flow:?}")))
-            .collect();
+        let ours: BTreeMap<_, _> =
+            F::maps(&mut world).flows(table).into_iter().map(timeless).collect();
+        let theirs: BTreeMap<_, _> = kernel.raw_flows(name).into_iter().map(timeless).collect();
         prop_assert_eq!(ours, theirs, "{}", name);
     }
     Ok(())
 }
 
-#[test]
-fn the_kernel_and_the_model_agree_on_every_history() {
-    let kernel = RefCell::new(kernel());
+fn the_kernel_and_the_model_agree_on_every_history<F: Family>() {
+    let kernel = RefCell::new(kernel::<F>());
     let config = Config { cases: HISTORIES, failure_persistence: None, ..Config::default() };
     let histories = prop::collection::vec(step(), 1..40);
     TestRunner::new(config)
@@ -254,11 +246,14 @@ fn the_kernel_and_the_model_agree_on_every_history() {
         Verdict::NoFlowReset,
         Verdict::NoServiceReset,
         Verdict::DsrToBackend,
-        Verdict::ArpReply,
         Verdict::EchoReply,
         Verdict::IcmpToBackend,
         Verdict::ServiceParked,
     ] {
         assert_ne!(kernel.count(verdict), 0, "{verdict:?} never came");
     }
+}
+
+in_both_families! {
+    the_kernel_and_the_model_agree_on_every_history,
 }

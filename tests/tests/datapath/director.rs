@@ -4,6 +4,7 @@ use vipd_common::addr::Ipv4Bytes;
 use vipd_common::maps::{Address, FlowKey, ServiceState};
 use vipd_common::verdict::Verdict;
 
+use crate::family::Family;
 use crate::frames::{
     BACKEND_PORT, CLIENT, CLIENT_PORT, DIRECTOR, DIRECTOR_MAC, R1, R1_MAC, R2, R2_MAC,
     SERVICE_PORT, Tcp, VIP,
@@ -20,12 +21,12 @@ pub const R2_SLOT: u16 = 2;
 pub const GENERATION: u32 = 1;
 
 /// A director in mode `nat` with one NIC, whose service is up.
-pub fn director() -> Kernel {
+pub fn director<F: Family>() -> Kernel<F> {
     prepare(Kernel::load(DIRECTOR_MAC))
 }
 
 /// The same on an object that is loaded already.
-pub fn prepare(mut kernel: Kernel) -> Kernel {
+pub fn prepare<F: Family>(mut kernel: Kernel<F>) -> Kernel<F> {
     kernel.address(VIP, Address::NAT | Address::ANNOUNCE | Address::ECHO);
     kernel.address(DIRECTOR, Address::SOURCE);
     kernel.service(VIP, SERVICE_PORT, SERVICE);
@@ -36,13 +37,13 @@ pub fn prepare(mut kernel: Kernel) -> Kernel {
 }
 
 /// The cutover to r2.
-pub fn flip(kernel: &mut Kernel) {
+pub fn flip(kernel: &mut Kernel<impl Family>) {
     kernel.active(SERVICE, ServiceState::Up, R2_SLOT, GENERATION + 1);
 }
 
 /// The client's handshake with the master, every frame compared. Its port is free, so NAT keeps it.
 #[track_caller]
-pub fn connect(kernel: &mut Kernel) {
+pub fn connect(kernel: &mut Kernel<impl Family>) {
     let syn = Tcp::to_vip("S");
     let port = CLIENT_PORT;
     kernel.expect("SYN", &syn.frame(), (Verdict::NatNew, Xdp_::Tx), &syn.at_r1(port).frame());

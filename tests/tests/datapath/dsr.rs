@@ -1,10 +1,10 @@
 //! Direct server return.
 
-use vipd_common::addr::Ipv4Bytes;
 use vipd_common::maps::{Address, Backend, FLOWS, ForwardMode, HALF_OPEN, ServiceState};
 use vipd_common::verdict::Verdict;
 
 use crate::director::{GENERATION, R1_SLOT, R2_SLOT, SERVICE};
+use crate::family::{Family, in_both_families};
 use crate::frames::{
     BACKEND_PORT, CLIENT, CLIENT_PORT, DIRECTOR, DIRECTOR_MAC, R1, R1_MAC, R2, R2_MAC, ROUTER,
     SERVICE_PORT, STRANGER_MAC, Tcp, VIP, icmp, reset_of,
@@ -13,8 +13,8 @@ use crate::kernel::{Kernel, Xdp_, nat_backend, new_interface};
 
 const TO_BACKEND: (Verdict, Xdp_) = (Verdict::DsrToBackend, Xdp_::Tx);
 
-fn director() -> Kernel {
-    let mut kernel = Kernel::load(DIRECTOR_MAC);
+fn director<F: Family>() -> Kernel<F> {
+    let mut kernel = Kernel::<F>::load(DIRECTOR_MAC);
     kernel.address(VIP, Address::DSR | Address::ANNOUNCE | Address::ECHO);
     kernel.service(VIP, SERVICE_PORT, SERVICE);
     for (slot, addr, mac) in [(R1_SLOT, R1, R1_MAC), (R2_SLOT, R2, R2_MAC)] {
@@ -30,9 +30,8 @@ fn sent_on(frame: &[u8], to: [u8; 6], from: [u8; 6]) -> Vec<u8> {
     [&to[..], &from[..], &frame[12..]].concat()
 }
 
-#[test]
-fn only_the_link_layer_addresses_change() {
-    let mut kernel = director();
+fn only_the_link_layer_addresses_change<F: Family>() {
+    let mut kernel = director::<F>();
     let segments = [
         ("SYN", Tcp::to_vip("S").options(&[1; 20])),
         ("data", Tcp::to_vip("PA").payload(b"odd")),
@@ -47,25 +46,20 @@ fn only_the_link_layer_addresses_change() {
         let out = sent_on(&frame, R1_MAC.0, DIRECTOR_MAC.0);
         kernel.expect(what, &frame, TO_BACKEND, &out);
     }
-    assert_eq!(
-        kernel.flows::<Ipv4Bytes>(FLOWS).len() + kernel.flows::<Ipv4Bytes>(HALF_OPEN).len(),
-        0
-    );
+    assert_eq!(kernel.flows(FLOWS).len() + kernel.flows(HALF_OPEN).len(), 0);
     assert_eq!(kernel.events().len(), 1);
 }
 
-#[test]
-fn a_wrong_checksum_is_the_receiver_s_business() {
-    let mut kernel = director();
+fn a_wrong_checksum_is_the_receiver_s_business<F: Family>() {
+    let mut kernel = director::<F>();
     let mut frame = Tcp::to_vip("PA").payload(b"PING\r\n").frame();
     frame[50] ^= 0xff;
     let out = sent_on(&frame, R1_MAC.0, DIRECTOR_MAC.0);
     kernel.expect("TCP", &frame, TO_BACKEND, &out);
 }
 
-#[test]
-fn the_next_packet_after_a_cutover_goes_to_the_new_master() {
-    let mut kernel = director();
+fn the_next_packet_after_a_cutover_goes_to_the_new_master<F: Family>() {
+    let mut kernel = director::<F>();
     let ask = Tcp::to_vip("A").frame();
     kernel.expect("before", &ask, TO_BACKEND, &sent_on(&ask, R1_MAC.0, DIRECTOR_MAC.0));
     kernel.active(SERVICE, ServiceState::Up, R2_SLOT, GENERATION + 1);
@@ -74,9 +68,8 @@ fn the_next_packet_after_a_cutover_goes_to_the_new_master() {
     assert_eq!(generations, [GENERATION, GENERATION + 1]);
 }
 
-#[test]
-fn packets_cross_to_another_interface() {
-    let mut kernel = director();
+fn packets_cross_to_another_interface<F: Family>() {
+    let mut kernel = director::<F>();
     let inside = new_interface("inside0");
     kernel.port(inside);
     let backend = nat_backend(R1, BACKEND_PORT, R1_MAC, DIRECTOR);
@@ -88,9 +81,8 @@ fn packets_cross_to_another_interface() {
     kernel.expect("ACK", &ask, (Verdict::DsrToBackend, Xdp_::Redirect), &out);
 }
 
-#[test]
-fn states_and_wrong_ports_are_as_in_nat() {
-    let mut kernel = director();
+fn states_and_wrong_ports_are_as_in_nat<F: Family>() {
+    let mut kernel = director::<F>();
     let refused = Tcp { to: (DIRECTOR_MAC, VIP, 6380), ..Tcp::to_vip("S") };
     let expected = (Verdict::NoServiceReset, Xdp_::Tx);
     kernel.expect("wrong port", &refused.frame(), expected, &reset_of(&refused));
@@ -111,9 +103,8 @@ fn states_and_wrong_ports_are_as_in_nat() {
     assert!(kernel.events().is_empty());
 }
 
-#[test]
-fn an_icmp_error_follows_its_connection() {
-    let mut kernel = director();
+fn an_icmp_error_follows_its_connection<F: Family>() {
+    let mut kernel = director::<F>();
     let sent = Tcp {
         from: (R1_MAC, VIP, SERVICE_PORT),
         to: (DIRECTOR_MAC, CLIENT, CLIENT_PORT),
@@ -133,4 +124,13 @@ fn an_icmp_error_follows_its_connection() {
     other = sent;
     other.from.1 = R1;
     kernel.expect_untouched("about another address", &too_big(&other), ignored);
+}
+
+in_both_families! {
+    only_the_link_layer_addresses_change,
+    a_wrong_checksum_is_the_receiver_s_business,
+    the_next_packet_after_a_cutover_goes_to_the_new_master,
+    packets_cross_to_another_interface,
+    states_and_wrong_ports_are_as_in_nat,
+    an_icmp_error_follows_its_connection,
 }

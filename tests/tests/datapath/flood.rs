@@ -1,10 +1,10 @@
 //! A SYN flood.
 
-use vipd_common::addr::Ipv4Bytes;
 use vipd_common::maps::{DEFAULT_HALF_OPEN, FLOWS};
 use vipd_common::verdict::Verdict;
 
 use crate::director::prepare;
+use crate::family::Ipv4;
 use crate::frames::{DIRECTOR_MAC, Tcp};
 use crate::kernel::{Kernel, Xdp_};
 
@@ -13,7 +13,7 @@ const CONNECTIONS: u16 = 100;
 
 #[test]
 fn established_connections_survive_a_million_syns_from_random_sources() {
-    let mut kernel = prepare(Kernel::load_sized(DIRECTOR_MAC, 1024, DEFAULT_HALF_OPEN));
+    let mut kernel = prepare(Kernel::<Ipv4>::load_sized(DIRECTOR_MAC, 1024, DEFAULT_HALF_OPEN));
     let ports = 30_000..30_000 + CONNECTIONS;
     let client = |segment: Tcp, port| segment.client(crate::frames::CLIENT, port);
     for port in ports.clone() {
@@ -25,7 +25,7 @@ fn established_connections_survive_a_million_syns_from_random_sources() {
             assert_eq!(kernel.run(&segment.frame()).action, Xdp_::Tx);
         }
     }
-    assert_eq!(kernel.flows::<Ipv4Bytes>(FLOWS).len(), 2 * usize::from(CONNECTIONS));
+    assert_eq!(kernel.flows(FLOWS).len(), 2 * usize::from(CONNECTIONS));
 
     let before = kernel.count(Verdict::NatNew);
     let mut frame = Tcp::to_vip("S").frame();
@@ -44,7 +44,7 @@ fn established_connections_survive_a_million_syns_from_random_sources() {
     // Nearly all opened a connection; the rest hit on a source that was there.
     let opened = kernel.count(Verdict::NatNew) - before;
     assert!(opened > u64::from(FLOOD) * 98 / 100, "{opened}");
-    assert_eq!(kernel.flows::<Ipv4Bytes>(FLOWS).len(), 2 * usize::from(CONNECTIONS));
+    assert_eq!(kernel.flows(FLOWS).len(), 2 * usize::from(CONNECTIONS));
 
     for port in ports {
         let ask = client(Tcp::to_vip("PA").seq(1001, 5001), port).payload(b"PING\r\n");

@@ -241,7 +241,8 @@ pub fn fix_icmp_checksum(frame: &mut [u8], l4: usize) {
     set_word(frame, l4 + 2, !sum);
 }
 
-fn ones_complement(data: &[u8], start: u32) -> u16 {
+/// The sum of RFC 1071, not inverted.
+pub fn ones_complement(data: &[u8], start: u32) -> u16 {
     let mut sum = u64::from(start);
     for pair in data.chunks(2) {
         sum += u64::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));

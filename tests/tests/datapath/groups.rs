@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use vipd_common::addr::Ipv4Bytes;
 use vipd_common::maps::{HALF_OPEN, ServiceState};
 use vipd_common::verdict::Verdict;
 
 use crate::director::{GENERATION, R1_SLOT, R2_SLOT, SERVICE, client_key, director};
+use crate::family::{Family, in_both_families};
 use crate::frames::{
     BACKEND_PORT, CLIENT, CLIENT_PORT, DIRECTOR, DIRECTOR_MAC, R1_MAC, R2, R2_MAC, Tcp, reset_of,
 };
@@ -17,8 +17,8 @@ const AT_R1: u16 = 1024;
 const AT_R2: u16 = 4095;
 const GROUP: u16 = 255;
 
-fn spread(members: &[u16]) -> Kernel {
-    let mut kernel = director();
+fn spread<F: Family>(members: &[u16]) -> Kernel<F> {
+    let mut kernel = director::<F>();
     kernel.active(AT_R1.into(), ServiceState::Up, R1_SLOT, 5);
     kernel.active(AT_R2.into(), ServiceState::Up, R2_SLOT, 6);
     kernel.group(GROUP.into(), members);
@@ -27,7 +27,7 @@ fn spread(members: &[u16]) -> Kernel {
 }
 
 /// Opens `connections`; how many went where.
-fn open(kernel: &mut Kernel, connections: u16) -> BTreeMap<[u8; 6], u32> {
+fn open(kernel: &mut Kernel<impl Family>, connections: u16) -> BTreeMap<[u8; 6], u32> {
     let mut opened = BTreeMap::new();
     for port in 1..=connections {
         let run = kernel.run(&Tcp::to_vip("S").client(CLIENT, port).frame());
@@ -37,23 +37,20 @@ fn open(kernel: &mut Kernel, connections: u16) -> BTreeMap<[u8; 6], u32> {
     opened
 }
 
-#[test]
-fn new_connections_are_spread_over_all_members() {
-    let mut kernel = spread(&[AT_R1, AT_R2]);
+fn new_connections_are_spread_over_all_members<F: Family>() {
+    let mut kernel = spread::<F>(&[AT_R1, AT_R2]);
     let opened = open(&mut kernel, 100);
     assert_eq!(opened.keys().collect::<Vec<_>>(), [&R1_MAC.0, &R2_MAC.0]);
     // Binomial: outside of this once in 10^7 runs.
     assert!(opened.values().all(|count| *count >= 25), "{opened:?}");
-    let mut lines: Vec<_> =
-        kernel.flows::<Ipv4Bytes>(HALF_OPEN).into_iter().map(|(_, it)| it.service).collect();
+    let mut lines: Vec<_> = kernel.flows(HALF_OPEN).into_iter().map(|(_, it)| it.service).collect();
     lines.sort_unstable();
     lines.dedup();
     assert_eq!(lines, [AT_R1, AT_R2].map(u32::from), "a flow knows its member");
 }
 
-#[test]
-fn a_connection_stays_with_its_member_while_the_group_changes() {
-    let mut kernel = spread(&[AT_R2]);
+fn a_connection_stays_with_its_member_while_the_group_changes<F: Family>() {
+    let mut kernel = spread::<F>(&[AT_R2]);
     let at_r2 = |segment: &Tcp| {
         let from = (DIRECTOR_MAC, DIRECTOR, CLIENT_PORT);
         segment.moved(from, (R2_MAC, R2, BACKEND_PORT), 63).frame()
@@ -77,9 +74,8 @@ fn a_connection_stays_with_its_member_while_the_group_changes() {
     assert_eq!(kernel.flow(HALF_OPEN, client_key()).unwrap().service, u32::from(AT_R1));
 }
 
-#[test]
-fn members_that_are_down_are_passed_over() {
-    let mut kernel = spread(&[AT_R1, AT_R2]);
+fn members_that_are_down_are_passed_over<F: Family>() {
+    let mut kernel = spread::<F>(&[AT_R1, AT_R2]);
     kernel.active(AT_R1.into(), ServiceState::Parked, R1_SLOT, 5);
     assert_eq!(open(&mut kernel, 20).keys().collect::<Vec<_>>(), [&R2_MAC.0]);
     kernel.active(AT_R2.into(), ServiceState::Parked, R2_SLOT, 6);
@@ -90,22 +86,20 @@ fn members_that_are_down_are_passed_over() {
     kernel.expect_untouched("none", &syn, (Verdict::ServiceDown, Xdp_::Drop));
 }
 
-#[test]
-fn a_group_of_nobody_serves_nobody() {
+fn a_group_of_nobody_serves_nobody<F: Family>() {
     let syn = Tcp::to_vip("S").frame();
     let down = (Verdict::ServiceDown, Xdp_::Drop);
-    spread(&[]).expect_untouched("empty", &syn, down);
+    spread::<F>(&[]).expect_untouched("empty", &syn, down);
     // Nor does one that isn't there, or that names itself.
-    let mut kernel = spread(&[SERVICE as u16]);
+    let mut kernel = spread::<F>(&[SERVICE as u16]);
     kernel.expect_untouched("itself", &syn, down);
     kernel.active(SERVICE, ServiceState::Group, 256, GENERATION);
     kernel.expect_untouched("beyond the table", &syn, down);
 }
 
-#[test]
-fn as_many_members_as_there_may_be_are_all_reached() {
+fn as_many_members_as_there_may_be_are_all_reached<F: Family>() {
     let members: Vec<u16> = (1024..1054).collect();
-    let mut kernel = spread(&members);
+    let mut kernel = spread::<F>(&members);
     for line in &members {
         kernel.active((*line).into(), ServiceState::Up, R1_SLOT, 5);
     }
@@ -116,11 +110,19 @@ fn as_many_members_as_there_may_be_are_all_reached() {
     assert_eq!(lines, members.iter().map(|line| u32::from(*line)).collect::<Vec<_>>());
 }
 
-#[test]
-fn a_segment_of_no_connection_is_reset() {
-    let mut kernel = spread(&[AT_R1]);
+fn a_segment_of_no_connection_is_reset<F: Family>() {
+    let mut kernel = spread::<F>(&[AT_R1]);
     let ask = Tcp::to_vip("A");
     kernel.expect("ACK", &ask.frame(), (Verdict::NoFlowReset, Xdp_::Tx), &reset_of(&ask));
     let reset = Tcp::to_vip("R").frame();
     kernel.expect_untouched("RST", &reset, (Verdict::NoFlowDrop, Xdp_::Drop));
+}
+
+in_both_families! {
+    new_connections_are_spread_over_all_members,
+    a_connection_stays_with_its_member_while_the_group_changes,
+    members_that_are_down_are_passed_over,
+    a_group_of_nobody_serves_nobody,
+    as_many_members_as_there_may_be_are_all_reached,
+    a_segment_of_no_connection_is_reset,
 }

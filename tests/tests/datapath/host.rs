@@ -6,6 +6,7 @@ use vipd_common::addr::{MacAddr, mapped};
 use vipd_common::maps::{Address, Backend, ForwardMode, KernelEvent, ServiceState};
 use vipd_common::verdict::Verdict;
 
+use crate::family::{Family, Ipv4, in_both_families};
 use crate::frames::{
     CLIENT, CLIENT_MAC, DIRECTOR, DIRECTOR_MAC, R1, R1_MAC, R2_MAC, STRANGER_MAC, Tcp, VIP, arp,
     fix_ip_checksum, icmp, set_word,
@@ -22,8 +23,8 @@ const ANNOUNCED: u16 = Address::ANNOUNCE;
 const SECOND: u64 = 1_000_000_000;
 
 /// This host is [`DIRECTOR`], a Redis host beside r1.
-fn host(slot: u16) -> Kernel {
-    let mut kernel = Kernel::load(DIRECTOR_MAC);
+fn host<F: Family>(slot: u16) -> Kernel<F> {
+    let mut kernel = Kernel::<F>::load(DIRECTOR_MAC);
     kernel.host_address(VIP, 0, LINE);
     let backend =
         |mode, addr, mac| Backend { mode: mode as u32, ..nat_backend(addr, 0, mac, DIRECTOR) };
@@ -85,9 +86,8 @@ fn at_r1(frame: &[u8]) -> Vec<u8> {
     out
 }
 
-#[test]
-fn the_owner_s_stack_takes_everything() {
-    let mut kernel = host(LOCAL);
+fn the_owner_s_stack_takes_everything<F: Family>() {
+    let mut kernel = host::<F>(LOCAL);
     for (what, frame) in packets() {
         kernel.expect_untouched(what, &frame, (Verdict::HostLocal, Xdp_::Pass));
     }
@@ -101,18 +101,16 @@ fn the_owner_s_stack_takes_everything() {
     assert_eq!((events[0].generation, events[0].ifindex), (1, INGRESS));
 }
 
-#[test]
-fn strays_are_sent_on_to_the_owner() {
-    let mut kernel = host(AT_R1);
+fn strays_are_sent_on_to_the_owner<F: Family>() {
+    let mut kernel = host::<F>(AT_R1);
     for (what, frame) in packets() {
         kernel.expect(what, &frame, (Verdict::HostStray, Xdp_::Tx), &at_r1(&frame));
     }
     assert_eq!(kernel.events().len(), 1);
 }
 
-#[test]
-fn strays_cross_to_another_interface_and_another_vlan() {
-    let mut kernel = host(AT_R1);
+fn strays_cross_to_another_interface_and_another_vlan<F: Family>() {
+    let mut kernel = host::<F>(AT_R1);
     let inside = new_interface("inside0");
     kernel.port(inside);
     let stray = ForwardMode::Stray as u32;
@@ -125,9 +123,8 @@ fn strays_cross_to_another_interface_and_another_vlan() {
     kernel.expect("SYN", &syn.frame(), (Verdict::HostStray, Xdp_::Redirect), &out.frame());
 }
 
-#[test]
-fn a_stray_never_goes_back_to_where_it_came_from() {
-    let mut kernel = host(AT_R1);
+fn a_stray_never_goes_back_to_where_it_came_from<F: Family>() {
+    let mut kernel = host::<F>(AT_R1);
     let mut syn = Tcp::to_vip("S");
     syn.from.0 = R1_MAC;
     kernel.expect_untouched("from r1", &syn.frame(), (Verdict::HostLoop, Xdp_::Drop));
@@ -140,7 +137,7 @@ fn a_stray_never_goes_back_to_where_it_came_from() {
 
 #[test]
 fn what_is_no_ip_packet_is_not_sent_on() {
-    let mut kernel = host(AT_R1);
+    let mut kernel = host::<Ipv4>(AT_R1);
     let cases: [(&str, Change); 6] = [
         ("version 6", |it| it[14] = 0x65),
         ("header length 4", |it| it[14] = 0x44),
@@ -156,9 +153,8 @@ fn what_is_no_ip_packet_is_not_sent_on() {
     }
 }
 
-#[test]
-fn between_two_owners_everything_is_held_back() {
-    let mut kernel = host(LOCAL);
+fn between_two_owners_everything_is_held_back<F: Family>() {
+    let mut kernel = host::<F>(LOCAL);
     let cases = [
         (ServiceState::Parked, LOCAL, Verdict::ServiceParked),
         (ServiceState::Down, LOCAL, Verdict::ServiceDown),
@@ -176,9 +172,8 @@ fn between_two_owners_everything_is_held_back() {
     assert!(kernel.events().is_empty());
 }
 
-#[test]
-fn frames_for_another_machine_pass() {
-    let mut kernel = host(AT_R1);
+fn frames_for_another_machine_pass<F: Family>() {
+    let mut kernel = host::<F>(AT_R1);
     for mac in [R2_MAC, MacAddr::BROADCAST] {
         let mut syn = Tcp::to_vip("S");
         syn.to.0 = mac;
@@ -198,7 +193,7 @@ fn claim() -> Vec<u8> {
 
 #[test]
 fn arp_is_answered_by_the_owner_as_long_as_its_lease_lasts() {
-    let mut kernel = host(LOCAL);
+    let mut kernel = host::<Ipv4>(LOCAL);
     let silent = (Verdict::ArpSilent, Xdp_::Drop);
     let nobody = std::net::Ipv4Addr::UNSPECIFIED;
     let cases = [
@@ -230,14 +225,13 @@ fn arp_is_answered_by_the_owner_as_long_as_its_lease_lasts() {
 
 #[test]
 fn a_lease_is_of_no_concern_to_a_director() {
-    let mut kernel = Kernel::load(DIRECTOR_MAC);
+    let mut kernel = Kernel::<Ipv4>::load(DIRECTOR_MAC);
     kernel.address(VIP, Address::NAT | Address::ANNOUNCE);
     assert_eq!(kernel.run(&ask(CLIENT)).verdict, Verdict::ArpReply);
 }
 
-#[test]
-fn a_real_server_takes_what_its_director_sends_and_never_says_a_word() {
-    let mut kernel = Kernel::load(DIRECTOR_MAC);
+fn a_real_server_takes_whatever_its_director_sends<F: Family>() {
+    let mut kernel = Kernel::<F>::load(DIRECTOR_MAC);
     kernel.lease(now() + 100 * SECOND);
     // Even if it were told to.
     for flags in [0, ANNOUNCED] {
@@ -246,10 +240,27 @@ fn a_real_server_takes_what_its_director_sends_and_never_says_a_word() {
             kernel.expect_untouched(what, &frame, (Verdict::RealLocal, Xdp_::Pass));
         }
     }
+    assert!(kernel.events().is_empty());
+}
+
+#[test]
+fn a_real_server_never_answers_for_its_vip() {
+    let mut kernel = Kernel::<Ipv4>::load(DIRECTOR_MAC);
+    kernel.lease(now() + 100 * SECOND);
     kernel.address(VIP, Address::REAL);
     for asker in [CLIENT, std::net::Ipv4Addr::UNSPECIFIED] {
         kernel.expect_untouched("ARP", &ask(asker), (Verdict::ArpSilent, Xdp_::Drop));
     }
     kernel.expect_untouched("the director", &claim(), (Verdict::ArpOther, Xdp_::Pass));
     assert!(kernel.events().is_empty());
+}
+
+in_both_families! {
+    the_owner_s_stack_takes_everything,
+    strays_are_sent_on_to_the_owner,
+    strays_cross_to_another_interface_and_another_vlan,
+    a_stray_never_goes_back_to_where_it_came_from,
+    between_two_owners_everything_is_held_back,
+    frames_for_another_machine_pass,
+    a_real_server_takes_whatever_its_director_sends,
 }

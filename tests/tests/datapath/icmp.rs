@@ -6,6 +6,7 @@ use vipd_common::maps::{Address, ServiceState};
 use vipd_common::verdict::Verdict;
 
 use crate::director::{GENERATION, R1_SLOT, SERVICE, connect, director, flip};
+use crate::family::{Family, in_both_families};
 use crate::frames::{
     CLIENT, CLIENT_MAC, CLIENT_PORT, DIRECTOR, DIRECTOR_MAC, R1, R1_MAC, ROUTER, Tcp, VIP, icmp,
 };
@@ -26,9 +27,8 @@ const ERRORS: [(&str, Error); 4] = [
     ("parameter problem at byte 9", (12, 0, [9, 0, 0, 0])),
 ];
 
-#[test]
-fn echo_requests_are_answered() {
-    let mut kernel = director();
+fn echo_requests_are_answered<F: Family>() {
+    let mut kernel = director::<F>();
     for length in (0..18).chain([56, 57, 1471, 1472]) {
         let payload: Vec<u8> = (0..length).map(|at| (at * 7) as u8).collect();
         let (mut request, mut reply) = (Vec::new(), Vec::new());
@@ -47,9 +47,8 @@ fn echo_requests_are_answered() {
     }
 }
 
-#[test]
-fn echo_is_answered_only_while_a_service_is_up() {
-    let mut kernel = director();
+fn echo_is_answered_only_while_a_service_is_up<F: Family>() {
+    let mut kernel = director::<F>();
     kernel.address(VIP, Address::NAT | Address::ANNOUNCE);
     let request = icmp(FROM_CLIENT, TO_VIP, 64, (8, 0, [0, 1, 0, 1]), b"ping");
     kernel.expect_untouched("down", &request, (Verdict::EchoDown, Xdp_::Drop));
@@ -57,9 +56,8 @@ fn echo_is_answered_only_while_a_service_is_up() {
     kernel.expect_untouched("the host's", &to_host, (Verdict::HostTraffic, Xdp_::Pass));
 }
 
-#[test]
-fn other_icmp_to_a_vip_is_ignored() {
-    let mut kernel = director();
+fn other_icmp_to_a_vip_is_ignored<F: Family>() {
+    let mut kernel = director::<F>();
     for kind in [0, 4, 5, 9, 10, 13, 15, 17, 42, 255] {
         let frame = icmp(FROM_CLIENT, TO_VIP, 64, (kind, 0, [0; 4]), &[0; 40]);
         kernel.expect_untouched(&format!("type {kind}"), &frame, IGNORED);
@@ -88,9 +86,8 @@ fn about_request(seen: &Tcp, error: (u8, u8, [u8; 4]), length: usize) -> Vec<u8>
     icmp((R1_MAC, ROUTER), (DIRECTOR_MAC, DIRECTOR), 60, error, &seen.quote(length))
 }
 
-#[test]
-fn errors_are_carried_both_ways_with_what_they_quote() {
-    let mut kernel = director();
+fn errors_are_carried_both_ways_with_what_they_quote<F: Family>() {
+    let mut kernel = director::<F>();
     connect(&mut kernel);
     for (what, error) in ERRORS {
         // 8 bytes of TCP as RFC 792 demands, each length up to the checksum and past it, the whole
@@ -111,9 +108,8 @@ fn errors_are_carried_both_ways_with_what_they_quote() {
     }
 }
 
-#[test]
-fn half_a_checksum_is_left_as_it_was_quoted() {
-    let mut kernel = director();
+fn half_a_checksum_is_left_as_it_was_quoted<F: Family>() {
+    let mut kernel = director::<F>();
     connect(&mut kernel);
     let (sent, seen) = quoted_reply();
     let mut quote = sent.quote(37);
@@ -124,9 +120,8 @@ fn half_a_checksum_is_left_as_it_was_quoted() {
     kernel.expect("37 bytes", &about_reply(&seen, error, 37), expected, &out);
 }
 
-#[test]
-fn errors_about_half_open_connections_are_carried() {
-    let mut kernel = director();
+fn errors_about_half_open_connections_are_carried<F: Family>() {
+    let mut kernel = director::<F>();
     kernel.run(&Tcp::to_vip("S").frame());
     let (sent, seen) = quoted_request();
     let out = icmp((DIRECTOR_MAC, VIP), (CLIENT_MAC, CLIENT), 59, ERRORS[1].1, &sent.quote(28));
@@ -136,15 +131,14 @@ fn errors_about_half_open_connections_are_carried() {
 
 /// Runs `change` on an error whose quote is of a connection that is known; it must be ignored.
 #[track_caller]
-fn expect_ignored(kernel: &mut Kernel, what: &str, change: impl Fn(&mut Tcp)) {
+fn expect_ignored(kernel: &mut Kernel<impl Family>, what: &str, change: impl Fn(&mut Tcp)) {
     let (_, mut seen) = quoted_reply();
     change(&mut seen);
     kernel.expect_untouched(what, &about_reply(&seen, ERRORS[0].1, 28), IGNORED);
 }
 
-#[test]
-fn errors_about_nothing_known_are_ignored() {
-    let mut kernel = director();
+fn errors_about_nothing_known_are_ignored<F: Family>() {
+    let mut kernel = director::<F>();
     connect(&mut kernel);
     expect_ignored(&mut kernel, "another port", |seen| seen.to.2 = 1);
     expect_ignored(&mut kernel, "another client", |seen| seen.to.1 = ROUTER);
@@ -177,12 +171,11 @@ fn errors_about_nothing_known_are_ignored() {
     kernel.expect_untouched("about the host's own", &frame, host);
 }
 
-#[test]
-fn errors_about_an_earlier_master_s_connection_are_ignored() {
+fn errors_about_an_earlier_master_s_connection_are_ignored<F: Family>() {
     let (_, reply) = quoted_reply();
     let (_, request) = quoted_request();
     let frames = [about_reply(&reply, ERRORS[0].1, 28), about_request(&request, ERRORS[0].1, 28)];
-    let mut kernel = director();
+    let mut kernel = director::<F>();
     connect(&mut kernel);
     flip(&mut kernel);
     for frame in &frames {
@@ -194,11 +187,22 @@ fn errors_about_an_earlier_master_s_connection_are_ignored() {
     }
 }
 
-#[test]
-fn an_error_whose_time_to_live_ran_out_is_dropped() {
-    let mut kernel = director();
+fn an_error_whose_time_to_live_ran_out_is_dropped<F: Family>() {
+    let mut kernel = director::<F>();
     connect(&mut kernel);
     let (_, seen) = quoted_reply();
     let frame = icmp((CLIENT_MAC, ROUTER), TO_VIP, 1, ERRORS[0].1, &seen.quote(28));
     kernel.expect_untouched("TTL 1", &frame, (Verdict::TtlExpired, Xdp_::Drop));
+}
+
+in_both_families! {
+    echo_requests_are_answered,
+    echo_is_answered_only_while_a_service_is_up,
+    other_icmp_to_a_vip_is_ignored,
+    errors_are_carried_both_ways_with_what_they_quote,
+    half_a_checksum_is_left_as_it_was_quoted,
+    errors_about_half_open_connections_are_carried,
+    errors_about_nothing_known_are_ignored,
+    errors_about_an_earlier_master_s_connection_are_ignored,
+    an_error_whose_time_to_live_ran_out_is_dropped,
 }

@@ -1,14 +1,15 @@
 //! The real program and maps in the real kernel, run on one frame at a time by
 //! `BPF_PROG_TEST_RUN`.
 
-use std::net::IpAddr;
+use std::marker::PhantomData;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::process::Command;
 
 use aya::maps::{Array, DevMapHash, HashMap, Map, MapData, PerCpuArray, ProgramArray, RingBuf};
 use aya::programs::{TestRun as _, Xdp};
 use aya::{Ebpf, EbpfLoader, TestRunOptions};
-use vipd_common::addr::{Ipv4Bytes, Ipv6Bytes, MacAddr};
+use vipd_common::addr::{Ipv4Bytes, MacAddr, mapped};
 use vipd_common::buckets::{Buckets, Entry};
 use vipd_common::maps::{
     self, Active, Address, AddressEntry, Backend, Counter, Flow, FlowKey, ForwardMode, Group,
@@ -16,6 +17,8 @@ use vipd_common::maps::{
 };
 use vipd_common::verdict::Verdict;
 use vipd_common::wire::ip::Ip;
+
+use crate::family::Family;
 
 /// `BPF_PROG_TEST_RUN` without a context takes frames to come in by the loopback interface.
 pub const INGRESS: u32 = 1;
@@ -61,13 +64,14 @@ pub struct Run {
 }
 
 /// The loaded object, in a network namespace of its own.
-pub struct Kernel {
+pub struct Kernel<F> {
     ebpf: Ebpf,
+    family: PhantomData<F>,
     /// The counters after the last run; reading them is most of what a run costs.
     counted: Option<Vec<Counter>>,
 }
 
-impl Kernel {
+impl<F: Family> Kernel<F> {
     /// Loads the object with small flow tables, and describes the ingress interface.
     pub fn load(own: MacAddr) -> Self {
         Self::load_sized(own, 1024, 256)
@@ -94,7 +98,7 @@ impl Kernel {
         let ipv6 = ipv6.fd().unwrap().try_clone().unwrap();
         let programs = ebpf.map_mut(maps::PROGRAMS).unwrap();
         ProgramArray::try_from(programs).unwrap().set(maps::IPV6_PROGRAM, &ipv6, 0).unwrap();
-        let mut kernel = Self { ebpf, counted: None };
+        let mut kernel = Self { ebpf, family: PhantomData, counted: None };
         kernel.interface(INGRESS, own);
         kernel
     }
@@ -110,14 +114,14 @@ impl Kernel {
         DevMapHash::try_from(map).unwrap().insert(ifindex, ifindex, None, 0).unwrap();
     }
 
-    pub fn address(&mut self, addr: impl Into<IpAddr>, flags: u16) {
-        self.put_address(addr.into(), Address::new(flags));
+    pub fn address(&mut self, addr: Ipv4Addr, flags: u16) {
+        self.put_address(F::addr(addr), Address::new(flags));
     }
 
     /// A VIP in mode `host`, for which `line` decides.
-    pub fn host_address(&mut self, addr: impl Into<IpAddr>, flags: u16, line: u16) {
+    pub fn host_address(&mut self, addr: Ipv4Addr, flags: u16, line: u16) {
         let address = Address { flags: flags | Address::HOST, service: line };
-        self.put_address(addr.into(), address);
+        self.put_address(F::addr(addr), address);
     }
 
     fn put_address(&mut self, addr: IpAddr, address: Address) {
@@ -130,6 +134,20 @@ impl Kernel {
             }
         }
         .unwrap();
+    }
+
+    /// A NAT VIP with a service in IPv6, whatever the family of this value.
+    pub fn ipv6_service(&mut self, addr: IpAddr, port: u16, index: u32) {
+        let IpAddr::V6(v6) = addr else { panic!("{addr} is no IPv6 address") };
+        self.put_address(addr, Address::new(Address::NAT));
+        let key = ServiceKey::new(v6.octets(), port.to_be_bytes());
+        self.buckets::<ServiceEntry<_>>(maps::SERVICES6).insert(key, index).unwrap();
+    }
+
+    /// As before the daemon has opened its maps.
+    pub fn without_ipv6_program(&mut self) {
+        let programs = ProgramArray::try_from(self.map(maps::PROGRAMS));
+        programs.unwrap().clear_index(&maps::IPV6_PROGRAM).unwrap();
     }
 
     /// Lets it be announced until then.
@@ -145,9 +163,9 @@ impl Kernel {
         Array::<_, Group>::try_from(map).unwrap().set(index, group, 0).unwrap();
     }
 
-    pub fn service(&mut self, addr: impl Into<IpAddr>, port: u16, index: u32) {
+    pub fn service(&mut self, addr: Ipv4Addr, port: u16, index: u32) {
         let port = port.to_be_bytes();
-        match addr.into() {
+        match F::addr(addr) {
             IpAddr::V4(addr) => self
                 .buckets::<ServiceEntry<_>>(maps::SERVICES)
                 .insert(ServiceKey::new(addr.octets(), port), index),
@@ -165,20 +183,76 @@ impl Kernel {
     }
 
     pub fn backend(&mut self, slot: u16, backend: Backend) {
+        let backend = Self::translated(backend);
         let map = self.map(maps::BACKENDS);
         Array::<_, Backend>::try_from(map).unwrap().set(u32::from(slot), backend, 0).unwrap();
     }
 
-    pub fn put_flow<A: Ip>(&mut self, table: &str, key: FlowKey<A>, flow: Flow<A>) {
-        self.hash::<FlowKey<A>, Flow<A>>(table).insert(key, flow, 0).unwrap();
+    /// What an IPv4 backend is in this family.
+    pub fn translated(backend: Backend) -> Backend {
+        let translate = |mapped: [u8; 16]| match mapped {
+            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4 @ ..] => F::bytes(v4).mapped(),
+            other => other,
+        };
+        Backend { addr: translate(backend.addr), source: translate(backend.source), ..backend }
     }
 
-    pub fn flow<A: Ip>(&mut self, table: &str, key: FlowKey<A>) -> Option<Flow<A>> {
-        self.hash::<FlowKey<A>, Flow<A>>(table).get(&key, 0).ok()
+    pub fn put_flow(&mut self, table: &str, key: FlowKey<Ipv4Bytes>, flow: Flow<Ipv4Bytes>) {
+        let flow = Flow {
+            last_seen: flow.last_seen,
+            leaves: translate(flow.leaves, F::bytes),
+            service: flow.service,
+            next_seq: flow.next_seq,
+            generation: flow.generation,
+            last_ack: flow.last_ack,
+            slot: flow.slot,
+            client_ifindex: flow.client_ifindex,
+            client_mac: flow.client_mac,
+            client_vlan: flow.client_vlan,
+            client_gateway: flow.client_gateway,
+            direction: flow.direction,
+            state: flow.state,
+            zero: F::Addr::FLOW_PAD,
+        };
+        let key = translate(key, F::bytes);
+        self.hash::<FlowKey<F::Addr>, Flow<F::Addr>>(F::map(table)).insert(key, flow, 0).unwrap();
     }
 
-    pub fn flows<A: Ip>(&mut self, table: &str) -> Vec<(FlowKey<A>, Flow<A>)> {
-        self.hash::<FlowKey<A>, Flow<A>>(table).iter().map(|entry| entry.unwrap()).collect()
+    pub fn flow(&mut self, table: &str, key: FlowKey<Ipv4Bytes>) -> Option<Flow<Ipv4Bytes>> {
+        let flows = self.flows(table);
+        flows.into_iter().find(|(found, _)| *found == key).map(|(_, flow)| flow)
+    }
+
+    /// The flows of `table`, in IPv4.
+    pub fn flows(&mut self, table: &str) -> Vec<(FlowKey<Ipv4Bytes>, Flow<Ipv4Bytes>)> {
+        let flows = self.raw_flows(table).into_iter();
+        flows
+            .map(|(key, flow)| {
+                let flow = Flow {
+                    last_seen: flow.last_seen,
+                    leaves: translate(flow.leaves, F::bytes_back),
+                    service: flow.service,
+                    next_seq: flow.next_seq,
+                    generation: flow.generation,
+                    last_ack: flow.last_ack,
+                    slot: flow.slot,
+                    client_ifindex: flow.client_ifindex,
+                    client_mac: flow.client_mac,
+                    client_vlan: flow.client_vlan,
+                    client_gateway: flow.client_gateway,
+                    direction: flow.direction,
+                    state: flow.state,
+                    zero: Ipv4Bytes::FLOW_PAD,
+                };
+                (translate(key, F::bytes_back), flow)
+            })
+            .collect()
+    }
+
+    /// The flows of `table` as they are.
+    pub fn raw_flows(&mut self, table: &str) -> Vec<(FlowKey<F::Addr>, Flow<F::Addr>)> {
+        let map = self.hash::<FlowKey<F::Addr>, Flow<F::Addr>>(F::map(table));
+        map.iter().map(|entry| entry.unwrap()).collect()
     }
 
     /// The events that the kernel has reported since the last call.
@@ -196,9 +270,9 @@ impl Kernel {
     /// Runs the program on a frame and compares all there is to compare.
     #[track_caller]
     pub fn expect(&mut self, what: &str, frame: &[u8], expected: (Verdict, Xdp_), out: &[u8]) {
-        let run = self.run(frame);
+        let run = self.run_raw(INGRESS, &F::frame(frame));
         assert_eq!((run.verdict, run.action), expected, "{what}");
-        assert_eq!(run.frame, out, "{what}");
+        assert_eq!(run.frame, F::frame(out), "{what}");
     }
 
     /// The same for a frame that must stay as it is.
@@ -215,6 +289,12 @@ impl Kernel {
 
     /// The same for a frame that comes in by another interface, which must exist.
     pub fn run_from(&mut self, ifindex: u32, frame: &[u8]) -> Run {
+        let run = self.run_raw(ifindex, &F::frame(frame));
+        Run { frame: F::back(&run.frame), ..run }
+    }
+
+    /// The same for a frame as it is.
+    pub fn run_raw(&mut self, ifindex: u32, frame: &[u8]) -> Run {
         let before = self.counted.take().unwrap_or_else(|| self.counters());
         let mut out = vec![0; frame.len() + 64];
         let context = XdpMd { data_end: frame.len() as u32, ifindex, ..XdpMd::default() };
@@ -253,6 +333,7 @@ impl Kernel {
 
     /// Runs the program on a frame, and looks at nothing.
     pub fn feed(&mut self, frame: &[u8]) {
+        let frame = &F::frame(frame);
         self.counted = None;
         let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
         self.program("vipd").test_run(options).unwrap();
@@ -266,16 +347,10 @@ impl Kernel {
     /// Removes every entry of the flow tables.
     pub fn forget_flows(&mut self) {
         for table in [maps::FLOWS, maps::HALF_OPEN] {
-            self.forget::<Ipv4Bytes>(table);
-        }
-        for table in [maps::FLOWS6, maps::HALF_OPEN6] {
-            self.forget::<Ipv6Bytes>(table);
-        }
-    }
-
-    fn forget<A: Ip>(&mut self, table: &str) {
-        for (key, _) in self.flows::<A>(table) {
-            self.hash::<FlowKey<A>, Flow<A>>(table).remove(&key).unwrap();
+            for (key, _) in self.raw_flows(table) {
+                let mut map = self.hash::<FlowKey<F::Addr>, Flow<F::Addr>>(F::map(table));
+                map.remove(&key).unwrap();
+            }
         }
     }
 
@@ -340,15 +415,10 @@ pub fn now() -> u64 {
 }
 
 /// A NAT backend on the ingress link, reached directly.
-pub fn nat_backend(
-    addr: impl Into<IpAddr>,
-    port: u16,
-    mac: MacAddr,
-    source: impl Into<IpAddr>,
-) -> Backend {
+pub fn nat_backend(addr: Ipv4Addr, port: u16, mac: MacAddr, source: Ipv4Addr) -> Backend {
     Backend {
-        addr: mapped(addr.into()),
-        source: mapped(source.into()),
+        addr: mapped(addr.octets()),
+        source: mapped(source.octets()),
         port: port.to_be_bytes(),
         next_hop: mac,
         own_mac: crate::frames::DIRECTOR_MAC,
@@ -360,12 +430,8 @@ pub fn nat_backend(
     }
 }
 
-/// As the maps hold it.
-fn mapped(addr: IpAddr) -> [u8; 16] {
-    match addr {
-        IpAddr::V4(addr) => addr.to_ipv6_mapped().octets(),
-        IpAddr::V6(addr) => addr.octets(),
-    }
+fn translate<A: Ip, B: Ip>(key: FlowKey<A>, addr: impl Fn(A) -> B) -> FlowKey<B> {
+    FlowKey::new((addr(key.src), key.src_port), (addr(key.dst), key.dst_port))
 }
 
 fn object() -> Vec<u8> {

@@ -1,10 +1,10 @@
 //! Frames that are not what they say: never mis-parsed, never changed.
 
-use vipd_common::addr::Ipv4Bytes;
 use vipd_common::maps::{FLOWS, HALF_OPEN};
 use vipd_common::verdict::Verdict;
 
 use crate::director::{connect, director};
+use crate::family::Ipv4;
 use crate::frames::{
     CLIENT_MAC, CLIENT_PORT, DIRECTOR_MAC, ROUTER, Tcp, VIP, fix_icmp_checksum, fix_ip_checksum,
     fix_tcp_checksum, icmp, set_word,
@@ -52,7 +52,7 @@ const TCP: [(&str, Change); 6] = [
 
 #[test]
 fn bad_ip_headers_are_dropped_at_a_vip_and_passed_to_the_host() {
-    let mut kernel = director();
+    let mut kernel = director::<Ipv4>();
     for (what, change, expected) in IP {
         let mut frame = Tcp::to_vip("S").frame();
         change(&mut frame);
@@ -64,7 +64,7 @@ fn bad_ip_headers_are_dropped_at_a_vip_and_passed_to_the_host() {
         fix_ip_checksum_of(&mut frame);
         kernel.expect_untouched(what, &frame, HOST);
     }
-    assert_eq!(kernel.flows::<Ipv4Bytes>(HALF_OPEN).len(), 0);
+    assert_eq!(kernel.flows(HALF_OPEN).len(), 0);
 }
 
 fn fix_ip_checksum_of(frame: &mut [u8]) {
@@ -75,7 +75,7 @@ fn fix_ip_checksum_of(frame: &mut [u8]) {
 
 #[test]
 fn bad_tcp_headers_are_dropped_at_a_vip_and_passed_to_the_host() {
-    let mut kernel = director();
+    let mut kernel = director::<Ipv4>();
     for (what, change) in TCP {
         let mut frame = Tcp::to_vip("S").frame();
         change(&mut frame);
@@ -86,12 +86,12 @@ fn bad_tcp_headers_are_dropped_at_a_vip_and_passed_to_the_host() {
         fix_ip_checksum(&mut frame, 14);
         kernel.expect_untouched(what, &frame, HOST);
     }
-    assert_eq!(kernel.flows::<Ipv4Bytes>(HALF_OPEN).len(), 0);
+    assert_eq!(kernel.flows(HALF_OPEN).len(), 0);
 }
 
 #[test]
 fn padding_is_no_part_of_the_datagram() {
-    let mut kernel = director();
+    let mut kernel = director::<Ipv4>();
     // A header that says 24 bytes, of which only 20 are in the datagram; the rest is padding.
     let mut frame = Tcp::to_vip("S").frame();
     frame[46] = 0x60;
@@ -101,7 +101,7 @@ fn padding_is_no_part_of_the_datagram() {
 
 #[test]
 fn ip_options_are_dropped() {
-    let mut kernel = director();
+    let mut kernel = director::<Ipv4>();
     for words in 6..=15 {
         let mut frame = Tcp::to_vip("S").frame();
         let options = usize::from(words - 5) * 4;
@@ -116,7 +116,7 @@ fn ip_options_are_dropped() {
 
 #[test]
 fn other_protocols_are_dropped() {
-    let mut kernel = director();
+    let mut kernel = director::<Ipv4>();
     for protocol in [0, 2, 4, 17, 41, 47, 50, 132, 255] {
         let mut frame = Tcp::to_vip("S").frame();
         frame[23] = protocol;
@@ -131,7 +131,7 @@ fn other_protocols_are_dropped() {
 
 #[test]
 fn a_wrong_checksum_stays_wrong() {
-    let mut kernel = director();
+    let mut kernel = director::<Ipv4>();
     connect(&mut kernel);
     for (what, at) in [("IP", 24), ("TCP", 50), ("payload", 54)] {
         let ask = Tcp::to_vip("A").seq(1001, 5001).payload(b"PING\r\n");
@@ -174,8 +174,8 @@ fn good_frames() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-fn connected() -> Kernel {
-    let mut kernel = director();
+fn connected() -> Kernel<Ipv4> {
+    let mut kernel = director::<Ipv4>();
     connect(&mut kernel);
     kernel
 }
@@ -195,10 +195,7 @@ fn a_frame_cut_off_anywhere_is_never_forwarded_answered_or_changed() {
             kernel.expect_untouched(&format!("{what}, {length} bytes"), &frame[..length], expected);
         }
     }
-    assert_eq!(
-        (kernel.flows::<Ipv4Bytes>(FLOWS).len(), kernel.flows::<Ipv4Bytes>(HALF_OPEN).len()),
-        (2, 0)
-    );
+    assert_eq!((kernel.flows(FLOWS).len(), kernel.flows(HALF_OPEN).len()), (2, 0));
 }
 
 #[test]
@@ -235,8 +232,5 @@ fn a_datagram_that_ends_in_its_headers_is_never_forwarded_answered_or_changed() 
             }
         }
     }
-    assert_eq!(
-        (kernel.flows::<Ipv4Bytes>(FLOWS).len(), kernel.flows::<Ipv4Bytes>(HALF_OPEN).len()),
-        (2, 0)
-    );
+    assert_eq!((kernel.flows(FLOWS).len(), kernel.flows(HALF_OPEN).len()), (2, 0));
 }

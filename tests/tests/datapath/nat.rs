@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use vipd_common::addr::Ipv4Bytes;
 use vipd_common::maps::{
     Address, Backend, FLOWS, Flow, HALF_OPEN, KernelEvent, ServiceState, direction, state,
 };
@@ -11,6 +10,7 @@ use vipd_common::verdict::Verdict;
 use crate::director::{
     GENERATION, R1_SLOT, R2_SLOT, SERVICE, backend_key, client_key, connect, director, flip,
 };
+use crate::family::{Family, in_both_families};
 use crate::frames::{
     BACKEND_PORT, CLIENT, CLIENT_2, CLIENT_MAC, CLIENT_PORT, DIRECTOR, DIRECTOR_MAC, R1, R1_MAC,
     R2, R2_MAC, SERVICE_PORT, STRANGER_MAC, Tcp, VIP,
@@ -33,9 +33,8 @@ fn payload(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at * 31 + 7) as u8).collect()
 }
 
-#[test]
-fn a_connection_goes_out_by_the_interface_it_came_in_by() {
-    let mut kernel = director();
+fn a_connection_goes_out_by_the_interface_it_came_in_by<F: Family>() {
+    let mut kernel = director::<F>();
     connect(&mut kernel);
     // Even and odd, with a padding byte in the checksum or without.
     for length in (0..70).chain([535, 536, 1447, 1448, 1460]) {
@@ -48,9 +47,8 @@ fn a_connection_goes_out_by_the_interface_it_came_in_by() {
     }
 }
 
-#[test]
-fn extreme_values_keep_the_checksum_right() {
-    let mut kernel = director();
+fn extreme_values_keep_the_checksum_right<F: Family>() {
+    let mut kernel = director::<F>();
     connect(&mut kernel);
     for fill in [0x00, 0xff] {
         for (seq, ack) in [(0, 0), (u32::MAX, u32::MAX), (0xffff, 0x1_0000)] {
@@ -61,9 +59,8 @@ fn extreme_values_keep_the_checksum_right() {
     }
 }
 
-#[test]
-fn tcp_options_are_carried() {
-    let mut kernel = director();
+fn tcp_options_are_carried<F: Family>() {
+    let mut kernel = director::<F>();
     let syn = Tcp::to_vip("S").options(&SYN_OPTIONS);
     kernel.expect("SYN", &syn.frame(), NEW, &syn.at_r1(CLIENT_PORT).frame());
     let syn_ack = Tcp::from_r1("SA", CLIENT_PORT).options(&SYN_OPTIONS);
@@ -73,9 +70,8 @@ fn tcp_options_are_carried() {
     kernel.expect("40 bytes", &ack.frame(), TO_BACKEND, &ack.at_r1(CLIENT_PORT).frame());
 }
 
-#[test]
-fn padding_is_kept() {
-    let mut kernel = director();
+fn padding_is_kept<F: Family>() {
+    let mut kernel = director::<F>();
     let pad = |segment: &Tcp| {
         let mut frame = segment.frame();
         frame.resize(60, 0xaa);
@@ -87,9 +83,8 @@ fn padding_is_kept() {
     assert_eq!(kernel.flow(HALF_OPEN, client_key()).unwrap().next_seq, 1001);
 }
 
-#[test]
-fn an_interface_that_cannot_be_sent_by_has_its_own_counter() {
-    let mut kernel = director();
+fn an_interface_that_cannot_be_sent_by_has_its_own_counter<F: Family>() {
+    let mut kernel = director::<F>();
     let inside = new_interface("inside0");
     kernel.interface(inside, STRANGER_MAC);
     let backend = nat_backend(R2, BACKEND_PORT, R2_MAC, DIRECTOR);
@@ -99,9 +94,8 @@ fn an_interface_that_cannot_be_sent_by_has_its_own_counter() {
     assert_eq!((run.verdict, run.action), (Verdict::NoPort, Xdp_::Drop));
 }
 
-#[test]
-fn a_connection_crosses_to_another_interface_and_back() {
-    let mut kernel = director();
+fn a_connection_crosses_to_another_interface_and_back<F: Family>() {
+    let mut kernel = director::<F>();
     let inside = new_interface("inside0");
     let inside_mac = STRANGER_MAC;
     kernel.interface(inside, inside_mac);
@@ -130,9 +124,8 @@ fn a_connection_crosses_to_another_interface_and_back() {
     kernel.expect("on", &ack.frame(), (Verdict::NatToBackend, Xdp_::Redirect), &at_r2(&ack));
 }
 
-#[test]
-fn the_vip_itself_can_be_the_source() {
-    let mut kernel = director();
+fn the_vip_itself_can_be_the_source<F: Family>() {
+    let mut kernel = director::<F>();
     kernel.backend(R1_SLOT, nat_backend(R1, BACKEND_PORT, R1_MAC, VIP));
     let syn = Tcp::to_vip("S");
     let out = syn.moved((DIRECTOR_MAC, VIP, CLIENT_PORT), (R1_MAC, R1, BACKEND_PORT), 63);
@@ -141,9 +134,8 @@ fn the_vip_itself_can_be_the_source() {
     kernel.expect("SYN-ACK", &syn_ack.frame(), TO_CLIENT, &syn_ack.at_client().frame());
 }
 
-#[test]
-fn what_is_no_reply_to_a_flow_passes_to_the_host() {
-    let mut kernel = director();
+fn what_is_no_reply_to_a_flow_passes_to_the_host<F: Family>() {
+    let mut kernel = director::<F>();
     let pass = (Verdict::HostTraffic, Xdp_::Pass);
     for flags in ["S", "SA", "A", "FA", "R", "RA"] {
         let segment = Tcp::from_r1(flags, 22);
@@ -151,9 +143,8 @@ fn what_is_no_reply_to_a_flow_passes_to_the_host() {
     }
 }
 
-#[test]
-fn a_port_in_use_towards_the_master_is_not_given_twice() {
-    let mut kernel = director();
+fn a_port_in_use_towards_the_master_is_not_given_twice<F: Family>() {
+    let mut kernel = director::<F>();
     let mut ports = HashSet::new();
     // Every client has the same port: one keeps it.
     for host in 1..=40 {
@@ -171,9 +162,8 @@ fn kernel_made(run: &crate::kernel::Run, syn: &Tcp, port: u16) {
     assert_eq!(run.frame, syn.at_r1(port).frame());
 }
 
-#[test]
-fn ports_come_from_the_range() {
-    let mut kernel = director();
+fn ports_come_from_the_range<F: Family>() {
+    let mut kernel = director::<F>();
     let backend = nat_backend(R1, BACKEND_PORT, R1_MAC, DIRECTOR);
     kernel.backend(R1_SLOT, Backend { first_port: 61_000, last_port: 61_003, ..backend });
     for host in 1..=40 {
@@ -194,9 +184,8 @@ fn ports_come_from_the_range() {
     kernel.expect("all", &syn.frame(), NEW, &syn.at_r1(1234).frame());
 }
 
-#[test]
-fn a_service_s_port_is_never_a_source_port() {
-    let mut kernel = director();
+fn a_service_s_port_is_never_a_source_port<F: Family>() {
+    let mut kernel = director::<F>();
     let backend = nat_backend(R1, BACKEND_PORT, R1_MAC, VIP);
     kernel.backend(R1_SLOT, Backend { first_port: 6379, last_port: 6380, ..backend });
     let syn = Tcp::to_vip("S").client(CLIENT, SERVICE_PORT);
@@ -207,9 +196,8 @@ fn a_service_s_port_is_never_a_source_port() {
     kernel.expect_untouched("all are", &syn, (Verdict::NoSourcePort, Xdp_::Drop));
 }
 
-#[test]
-fn an_established_connection_keeps_its_port_against_any_syn() {
-    let mut kernel = director();
+fn an_established_connection_keeps_its_port_against_any_syn<F: Family>() {
+    let mut kernel = director::<F>();
     connect(&mut kernel);
     let backend = nat_backend(R1, BACKEND_PORT, R1_MAC, DIRECTOR);
     let only = Backend { first_port: CLIENT_PORT, last_port: CLIENT_PORT, ..backend };
@@ -220,9 +208,8 @@ fn an_established_connection_keeps_its_port_against_any_syn() {
     kernel.expect("it goes on", &ask.frame(), TO_BACKEND, &ask.at_r1(CLIENT_PORT).frame());
 }
 
-#[test]
-fn a_repeated_syn_keeps_its_mapping() {
-    let mut kernel = director();
+fn a_repeated_syn_keeps_its_mapping<F: Family>() {
+    let mut kernel = director::<F>();
     let other = Tcp::to_vip("S").client(CLIENT_2, CLIENT_PORT);
     kernel.run(&other.frame());
     let syn = Tcp::to_vip("S");
@@ -230,15 +217,13 @@ fn a_repeated_syn_keeps_its_mapping() {
     for _ in 0..3 {
         kernel.expect("again", &syn.frame(), TO_BACKEND, &syn.at_r1(port).frame());
     }
-    assert_eq!(kernel.flows::<Ipv4Bytes>(HALF_OPEN).len(), 4);
+    assert_eq!(kernel.flows(HALF_OPEN).len(), 4);
 }
 
-#[test]
-fn only_the_ack_of_the_syn_ack_establishes() {
-    let mut kernel = director();
-    let tables = |kernel: &mut Kernel| {
-        (kernel.flows::<Ipv4Bytes>(HALF_OPEN).len(), kernel.flows::<Ipv4Bytes>(FLOWS).len())
-    };
+fn only_the_ack_of_the_syn_ack_establishes<F: Family>() {
+    let mut kernel = director::<F>();
+    let tables =
+        |kernel: &mut Kernel<F>| (kernel.flows(HALF_OPEN).len(), kernel.flows(FLOWS).len());
     kernel.run(&Tcp::to_vip("S").frame());
     let early = Tcp::to_vip("A").seq(1001, 5001).frame();
     assert_eq!(kernel.run(&early).verdict, Verdict::NatToBackend);
@@ -271,16 +256,15 @@ fn only_the_ack_of_the_syn_ack_establishes() {
     assert_eq!((client.generation, client.slot), (GENERATION, u32::from(R1_SLOT)));
 }
 
-#[test]
-fn fin_and_rst_are_remembered_by_both_halves() {
-    let states = |kernel: &mut Kernel| {
+fn fin_and_rst_are_remembered_by_both_halves<F: Family>() {
+    let states = |kernel: &mut Kernel<F>| {
         [client_key(), backend_key()].map(|key| kernel.flow(FLOWS, key).unwrap().state & 7)
     };
     let client_fin = Tcp::to_vip("FA").seq(1001, 5001).frame();
     let backend_fin = Tcp::from_r1("FA", CLIENT_PORT).seq(5001, 1002).frame();
     let (fin, peer_fin, reset) = (state::FIN, state::PEER_FIN, state::RESET);
 
-    let mut kernel = director();
+    let mut kernel = director::<F>();
     connect(&mut kernel);
     assert_eq!(states(&mut kernel), [0, 0]);
     assert_eq!(kernel.run(&client_fin).verdict, Verdict::NatToBackend);
@@ -292,15 +276,14 @@ fn fin_and_rst_are_remembered_by_both_halves() {
         ("client", Tcp::to_vip("R").seq(1001, 0).frame()),
         ("master", Tcp::from_r1("RA", CLIENT_PORT).frame()),
     ] {
-        let mut kernel = director();
+        let mut kernel = director::<F>();
         connect(&mut kernel);
         kernel.run(&frame);
         assert_eq!(states(&mut kernel), [reset; 2], "{what}");
     }
 }
 
-#[test]
-fn a_syn_reopens_what_is_over() {
+fn a_syn_reopens_what_is_over<F: Family>() {
     let both_fin = [
         Tcp::to_vip("FA").seq(1001, 5001).frame(),
         Tcp::from_r1("FA", CLIENT_PORT).seq(5001, 1002).frame(),
@@ -313,7 +296,7 @@ fn a_syn_reopens_what_is_over() {
         ("open", &[], Verdict::NatToBackend),
     ];
     for (what, before, verdict) in cases {
-        let mut kernel = director();
+        let mut kernel = director::<F>();
         connect(&mut kernel);
         for frame in before {
             kernel.run(frame);
@@ -322,14 +305,13 @@ fn a_syn_reopens_what_is_over() {
         let out = syn.at_r1(CLIENT_PORT).frame();
         kernel.expect(what, &syn.frame(), (verdict, Xdp_::Tx), &out);
         let half_open = if verdict == Verdict::NatNew { 2 } else { 0 };
-        assert_eq!(kernel.flows::<Ipv4Bytes>(HALF_OPEN).len(), half_open, "{what}");
-        assert_eq!(kernel.flows::<Ipv4Bytes>(FLOWS).len(), 2 - half_open, "{what}");
+        assert_eq!(kernel.flows(HALF_OPEN).len(), half_open, "{what}");
+        assert_eq!(kernel.flows(FLOWS).len(), 2 - half_open, "{what}");
     }
 }
 
-#[test]
-fn a_half_open_connection_is_forgotten_after_its_time() {
-    let mut kernel = director();
+fn a_half_open_connection_is_forgotten_after_its_time<F: Family>() {
+    let mut kernel = director::<F>();
     kernel.run(&Tcp::to_vip("S").frame());
     for key in [client_key(), backend_key()] {
         let flow = kernel.flow(HALF_OPEN, key).unwrap();
@@ -337,15 +319,13 @@ fn a_half_open_connection_is_forgotten_after_its_time() {
     }
     let syn = Tcp::to_vip("S").client(CLIENT_2, CLIENT_PORT);
     kernel.expect("its port", &syn.frame(), NEW, &syn.at_r1(CLIENT_PORT).frame());
-    let keys: HashSet<_> =
-        kernel.flows::<Ipv4Bytes>(HALF_OPEN).into_iter().map(|(key, _)| key).collect();
+    let keys: HashSet<_> = kernel.flows(HALF_OPEN).into_iter().map(|(key, _)| key).collect();
     assert!(keys.contains(&backend_key()) && !keys.contains(&client_key()));
     assert_eq!(keys.len(), 2);
 }
 
-#[test]
-fn a_client_that_moved_behind_another_router_is_followed() {
-    let mut kernel = director();
+fn a_client_that_moved_behind_another_router_is_followed<F: Family>() {
+    let mut kernel = director::<F>();
     connect(&mut kernel);
     let moved =
         Tcp { from: (STRANGER_MAC, CLIENT, CLIENT_PORT), ..Tcp::to_vip("A").seq(1001, 5001) };
@@ -356,10 +336,9 @@ fn a_client_that_moved_behind_another_router_is_followed() {
     kernel.expect("back", &reply.frame(), TO_CLIENT, &out.frame());
 }
 
-#[test]
-fn a_new_slot_of_the_same_generation_carries_open_connections() {
+fn a_new_slot_of_the_same_generation_carries_open_connections<F: Family>() {
     // The master's next hop changed, the master did not.
-    let mut kernel = director();
+    let mut kernel = director::<F>();
     connect(&mut kernel);
     kernel.backend(5, nat_backend(R1, BACKEND_PORT, STRANGER_MAC, DIRECTOR));
     kernel.active(SERVICE, ServiceState::Up, 5, GENERATION);
@@ -369,9 +348,8 @@ fn a_new_slot_of_the_same_generation_carries_open_connections() {
     kernel.expect("there", &ask.frame(), TO_BACKEND, &out.frame());
 }
 
-#[test]
-fn the_first_packet_of_a_generation_is_reported_once() {
-    let mut kernel = director();
+fn the_first_packet_of_a_generation_is_reported_once<F: Family>() {
+    let mut kernel = director::<F>();
     let clients = 1..=5;
     let mut firsts = Vec::new();
     for generation in [1, 2, 3] {
@@ -391,9 +369,8 @@ fn the_first_packet_of_a_generation_is_reported_once() {
     assert!(firsts.is_sorted());
 }
 
-#[test]
-fn a_cutover_between_two_packets_sends_the_next_connection_to_the_new_master() {
-    let mut kernel = director();
+fn a_cutover_between_two_packets_sends_the_next_connection_to_the_new_master<F: Family>() {
+    let mut kernel = director::<F>();
     connect(&mut kernel);
     flip(&mut kernel);
     let syn = Tcp::to_vip("S").seq(70_000, 0);
@@ -414,9 +391,8 @@ fn a_cutover_between_two_packets_sends_the_next_connection_to_the_new_master() {
     assert_eq!(run.verdict, Verdict::HostTraffic);
 }
 
-#[test]
-fn two_services_on_one_vip_go_to_two_masters() {
-    let mut kernel = director();
+fn two_services_on_one_vip_go_to_two_masters<F: Family>() {
+    let mut kernel = director::<F>();
     kernel.service(VIP, 6380, 1);
     kernel.active(1, ServiceState::Up, R2_SLOT, 9);
     kernel.address(VIP, Address::NAT);
@@ -429,4 +405,29 @@ fn two_services_on_one_vip_go_to_two_masters() {
     let reply = Tcp { from: (R2_MAC, R2, BACKEND_PORT), ..Tcp::from_r1("SA", CLIENT_PORT) };
     let back = reply.moved((DIRECTOR_MAC, VIP, 6380), (CLIENT_MAC, CLIENT, CLIENT_PORT), 63);
     kernel.expect("its reply", &reply.frame(), TO_CLIENT, &back.frame());
+}
+
+in_both_families! {
+    a_connection_goes_out_by_the_interface_it_came_in_by,
+    extreme_values_keep_the_checksum_right,
+    tcp_options_are_carried,
+    padding_is_kept,
+    an_interface_that_cannot_be_sent_by_has_its_own_counter,
+    a_connection_crosses_to_another_interface_and_back,
+    the_vip_itself_can_be_the_source,
+    what_is_no_reply_to_a_flow_passes_to_the_host,
+    a_port_in_use_towards_the_master_is_not_given_twice,
+    ports_come_from_the_range,
+    a_service_s_port_is_never_a_source_port,
+    an_established_connection_keeps_its_port_against_any_syn,
+    a_repeated_syn_keeps_its_mapping,
+    only_the_ack_of_the_syn_ack_establishes,
+    fin_and_rst_are_remembered_by_both_halves,
+    a_syn_reopens_what_is_over,
+    a_half_open_connection_is_forgotten_after_its_time,
+    a_client_that_moved_behind_another_router_is_followed,
+    a_new_slot_of_the_same_generation_carries_open_connections,
+    the_first_packet_of_a_generation_is_reported_once,
+    a_cutover_between_two_packets_sends_the_next_connection_to_the_new_master,
+    two_services_on_one_vip_go_to_two_masters,
 }

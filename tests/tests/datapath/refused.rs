@@ -1,10 +1,10 @@
 //! What is not forwarded: resets and silence.
 
-use vipd_common::addr::Ipv4Bytes;
 use vipd_common::maps::{FLOWS, ServiceState};
 use vipd_common::verdict::Verdict;
 
 use crate::director::{GENERATION, R1_SLOT, SERVICE, connect, director, flip};
+use crate::family::{Family, in_both_families};
 use crate::frames::{CLIENT, CLIENT_MAC, CLIENT_PORT, DIRECTOR_MAC, Tcp, VIP, reset_of};
 use crate::kernel::{Kernel, Xdp_};
 
@@ -27,7 +27,7 @@ fn segments() -> Vec<(&'static str, Tcp)> {
     ]
 }
 
-fn expect_resets(kernel: &mut Kernel, answered: Verdict, silent: Verdict) {
+fn expect_resets(kernel: &mut Kernel<impl Family>, answered: Verdict, silent: Verdict) {
     for (what, segment) in segments() {
         let out = reset_of(&segment);
         kernel.expect(what, &segment.frame(), (answered, Xdp_::Tx), &out);
@@ -38,16 +38,14 @@ fn expect_resets(kernel: &mut Kernel, answered: Verdict, silent: Verdict) {
     }
 }
 
-#[test]
-fn a_segment_of_no_connection_is_reset() {
-    let mut kernel = director();
+fn a_segment_of_no_connection_is_reset<F: Family>() {
+    let mut kernel = director::<F>();
     expect_resets(&mut kernel, Verdict::NoFlowReset, Verdict::NoFlowDrop);
     assert!(kernel.events().is_empty());
 }
 
-#[test]
-fn a_segment_of_an_earlier_master_s_connection_is_reset() {
-    let mut kernel = director();
+fn a_segment_of_an_earlier_master_s_connection_is_reset<F: Family>() {
+    let mut kernel = director::<F>();
     connect(&mut kernel);
     flip(&mut kernel);
     let of_this_connection = |(_, segment): &(&str, Tcp)| segment.vlan.is_none();
@@ -65,11 +63,10 @@ fn a_segment_of_an_earlier_master_s_connection_is_reset() {
     }
 }
 
-#[test]
-fn a_stale_connection_is_reset_even_while_the_service_is_held_back() {
+fn a_stale_connection_is_reset_even_while_the_service_is_held_back<F: Family>() {
     let states = [ServiceState::Parked, ServiceState::Down];
     for state in states {
-        let mut kernel = director();
+        let mut kernel = director::<F>();
         connect(&mut kernel);
         kernel.active(SERVICE, state, R1_SLOT, GENERATION + 1);
         let ask = Tcp::to_vip("A").seq(1001, 5001);
@@ -78,9 +75,8 @@ fn a_stale_connection_is_reset_even_while_the_service_is_held_back() {
     }
 }
 
-#[test]
-fn a_port_without_a_service_is_refused() {
-    let mut kernel = director();
+fn a_port_without_a_service_is_refused<F: Family>() {
+    let mut kernel = director::<F>();
     let wrong = |segment: &Tcp| Tcp { to: (DIRECTOR_MAC, VIP, 6380), ..segment.clone() };
     let refused = (Verdict::NoServiceReset, Xdp_::Tx);
     for (what, segment) in segments().into_iter().chain([("SYN", Tcp::to_vip("S"))]) {
@@ -91,9 +87,8 @@ fn a_port_without_a_service_is_refused() {
     kernel.expect_untouched("RST", &reset, (Verdict::NoServiceDrop, Xdp_::Drop));
 }
 
-#[test]
-fn a_reset_is_cut_to_its_size() {
-    let mut kernel = director();
+fn a_reset_is_cut_to_its_size<F: Family>() {
+    let mut kernel = director::<F>();
     let mut frame = Tcp::to_vip("PA").payload(&[7; 1460]).frame();
     frame.resize(1514, 0);
     let run = kernel.run(&frame);
@@ -104,14 +99,13 @@ fn a_reset_is_cut_to_its_size() {
     kernel.expect("padded", &padded, (Verdict::NoFlowReset, Xdp_::Tx), &out);
 }
 
-#[test]
-fn between_two_masters_nobody_gets_an_error() {
+fn between_two_masters_nobody_gets_an_error<F: Family>() {
     let cases = [
         (ServiceState::Parked, Verdict::ServiceParked),
         (ServiceState::Down, Verdict::ServiceDown),
     ];
     for (state, verdict) in cases {
-        let mut kernel = director();
+        let mut kernel = director::<F>();
         connect(&mut kernel);
         kernel.active(SERVICE, state, R1_SLOT, GENERATION);
         let known = [
@@ -133,17 +127,15 @@ fn between_two_masters_nobody_gets_an_error() {
     }
 }
 
-#[test]
-fn a_service_that_was_never_up_is_down() {
-    let mut kernel = director();
+fn a_service_that_was_never_up_is_down<F: Family>() {
+    let mut kernel = director::<F>();
     kernel.service(VIP, 6380, 17);
     let syn = Tcp { to: (DIRECTOR_MAC, VIP, 6380), ..Tcp::to_vip("S") }.frame();
     kernel.expect_untouched("SYN", &syn, (Verdict::ServiceDown, Xdp_::Drop));
 }
 
-#[test]
-fn an_empty_slot_forwards_nothing() {
-    let mut kernel = director();
+fn an_empty_slot_forwards_nothing<F: Family>() {
+    let mut kernel = director::<F>();
     kernel.active(SERVICE, ServiceState::Up, 77, GENERATION);
     let no_backend = (Verdict::NoBackend, Xdp_::Drop);
     kernel.expect_untouched("SYN", &Tcp::to_vip("S").frame(), no_backend);
@@ -152,9 +144,8 @@ fn an_empty_slot_forwards_nothing() {
     kernel.expect_untouched("SYN", &Tcp::to_vip("S").frame(), no_backend);
 }
 
-#[test]
-fn a_packet_whose_time_to_live_ran_out_is_dropped() {
-    let mut kernel = director();
+fn a_packet_whose_time_to_live_ran_out_is_dropped<F: Family>() {
+    let mut kernel = director::<F>();
     let expired = (Verdict::TtlExpired, Xdp_::Drop);
     for ttl in [0, 1] {
         kernel.expect_untouched("SYN", &Tcp::to_vip("S").ttl(ttl).frame(), expired);
@@ -168,12 +159,11 @@ fn a_packet_whose_time_to_live_ran_out_is_dropped() {
     let last = Tcp::to_vip("A").seq(1001, 5001).ttl(2);
     let out = last.at_r1(CLIENT_PORT).frame();
     kernel.expect("the last hop", &last.frame(), (Verdict::NatToBackend, Xdp_::Tx), &out);
-    assert_eq!(kernel.flows::<Ipv4Bytes>(FLOWS).len(), 2);
+    assert_eq!(kernel.flows(FLOWS).len(), 2);
 }
 
-#[test]
-fn frames_for_another_machine_pass() {
-    let mut kernel = director();
+fn frames_for_another_machine_pass<F: Family>() {
+    let mut kernel = director::<F>();
     connect(&mut kernel);
     let other = (Verdict::OtherHost, Xdp_::Pass);
     for mac in [crate::frames::STRANGER_MAC, vipd_common::addr::MacAddr::BROADCAST] {
@@ -185,9 +175,8 @@ fn frames_for_another_machine_pass() {
     }
 }
 
-#[test]
-fn traffic_for_other_addresses_passes() {
-    let mut kernel = director();
+fn traffic_for_other_addresses_passes<F: Family>() {
+    let mut kernel = director::<F>();
     let not_vip = (Verdict::NotVip, Xdp_::Pass);
     for addr in [[198, 18, 0, 251], [8, 8, 8, 8], [255; 4], [0; 4]] {
         let segment = Tcp { to: (DIRECTOR_MAC, addr.into(), 6379), ..Tcp::to_vip("S") };
@@ -206,4 +195,18 @@ fn traffic_for_other_addresses_passes() {
         ..Tcp::to_vip("SA")
     };
     kernel.expect_untouched("ssh", &reply.frame(), (Verdict::HostTraffic, Xdp_::Pass));
+}
+
+in_both_families! {
+    a_segment_of_no_connection_is_reset,
+    a_segment_of_an_earlier_master_s_connection_is_reset,
+    a_stale_connection_is_reset_even_while_the_service_is_held_back,
+    a_port_without_a_service_is_refused,
+    a_reset_is_cut_to_its_size,
+    between_two_masters_nobody_gets_an_error,
+    a_service_that_was_never_up_is_down,
+    an_empty_slot_forwards_nothing,
+    a_packet_whose_time_to_live_ran_out_is_dropped,
+    frames_for_another_machine_pass,
+    traffic_for_other_addresses_passes,
 }

@@ -81,7 +81,8 @@ pub fn address_deleted(lab: &mut Lab, witness: &Witness) -> Result<usize> {
     for vip in vips(lab) {
         ensure!(host.has_address(vip)?, "the owner does not have {vip}");
         let length = if vip.is_ipv4() { 32 } else { 128 };
-        host.namespace.ip_batch(&format!("addr del {vip}/{length} dev eth0\n"))?;
+        let interface = if vip.is_ipv4() { "eth0" } else { "lo" };
+        host.namespace.ip_batch(&format!("addr del {vip}/{length} dev {interface}\n"))?;
         wait_until("the address is put back", PATIENCE, || host.has_address(vip))?;
     }
     witness.wait_served_by(lab, master)?;

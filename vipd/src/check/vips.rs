@@ -94,7 +94,7 @@ fn own_address(subject: &str, situation: &Situation<'_>, own: &HostAddress) -> F
                 .advise(format!("{remove}, or another VIP"))
         }
         // The kernel's own neighbour solicitations come from it, and name this host as its place.
-        Mode::Real if address.is_ipv6() && own.ifindex != LOOPBACK => Finding::fail(
+        Mode::Host | Mode::Real if address.is_ipv6() && own.ifindex != LOOPBACK => Finding::fail(
             subject,
             format!("is on {name}, where the kernel speaks from it, and not on lo"),
         )
@@ -357,7 +357,9 @@ mod tests {
             (Mode::Host, vip6, lan.to_vec(), &free, false, Good, "nobody answers neighbour"),
             (Mode::Host, VIP, lan.to_vec(), &taken, true, Good, "is on eth0 at 02:00"),
             (Mode::Host, VIP, lan.to_vec(), &taken, false, Fail, "is in use on eth0 by"),
-            (Mode::Host, vip6, with(vip6, 2), &free, false, Good, "is held by this host, on eth0"),
+            (Mode::Host, vip6, with(vip6, 1), &free, false, Good, "is held by this host, on lo"),
+            (Mode::Host, vip6, with(vip6, 2), &free, false, Fail, "the kernel speaks from it"),
+            (Mode::Host, VIP, with(VIP, 2), &free, false, Good, "is held by this host, on eth0"),
             (Mode::Host, VIP, vec![own(VIP, 32)], &free, false, Warn, "in no network"),
             (Mode::Host, vip6, vec![lan[0]], &free, false, Warn, "in no network of the"),
             (Mode::Real, VIP, lan.to_vec(), &taken, false, Good, "by 02:00:00:00:00:42, the dir"),

@@ -2,13 +2,15 @@
 //! taken by somebody else, and addresses are added.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use tracing::{info, warn};
 
 use super::Driver;
 use crate::config::Config;
+use crate::holding;
 use crate::neighbour::Network;
-use crate::plan::OwnAddresses;
+use crate::plan::{Actual, OwnAddresses};
 
 impl Driver {
     /// Puts the program back where it is missing, and finds what else is wrong with the host. An
@@ -17,7 +19,8 @@ impl Driver {
         // What could not be held is tried again.
         self.holding.try_again();
         self.quiet_held_addresses();
-        let mut found: BTreeSet<String> = own_vips(&self.config, &self.network).collect();
+        let mut found: BTreeSet<String> =
+            own_vips(&self.config, &self.network, &self.actual).collect();
         for name in self.config.daemon.interfaces.clone() {
             match self.keep_attached(&name) {
                 Ok(()) => {
@@ -64,8 +67,15 @@ pub(super) fn own_addresses(config: &Config, network: &Network) -> OwnAddresses 
 }
 
 /// A VIP that the host itself holds would be used by its stack as well; one message for each.
-pub(super) fn own_vips(config: &Config, network: &Network) -> impl Iterator<Item = String> {
-    config.vips.iter().filter(|vip| !vip.mode.holds_the_address()).filter_map(|vip| {
+/// One that an earlier configuration had put there is taken away by the next plan.
+pub(super) fn own_vips(
+    config: &Config,
+    network: &Network,
+    actual: &Actual,
+) -> impl Iterator<Item = String> {
+    let is_left = |vip: IpAddr| actual.addresses.get(&vip).is_some_and(holding::is_held);
+    let vips = config.vips.iter().filter(|vip| !vip.mode.holds_the_address());
+    vips.filter(move |vip| !is_left(vip.address)).filter_map(|vip| {
         let own = network.addresses.iter().find(|own| own.address == vip.address)?;
         let name = network.links.get(&own.ifindex).map_or("an interface", |link| &link.name);
         Some(format!(

@@ -195,6 +195,7 @@ impl Knowledge {
         let Some(heard) = self.nodes.get(&node) else { return Health::Unknown };
         match &heard.answer {
             Ok(redis_node::Role::Replica { link_up: true, .. }) => Health::Fit,
+            Ok(redis_node::Role::Replica { link_up: false, .. }) => Health::Stale,
             Ok(_) => Health::Unfit,
             // Its process is gone, and with it every connection.
             Err(Error::Refused) => Health::Dead,
@@ -258,7 +259,7 @@ mod tests {
         for (answers, expected) in [
             (vec![], Health::Unknown),
             (vec![(0, replica(true))], Health::Fit),
-            (vec![(0, replica(false))], Health::Unfit),
+            (vec![(0, replica(false))], Health::Stale),
             (vec![(0, master())], Health::Unfit),
             (vec![(0, replica(true)), (1, silent())], Health::Unfit),
             (vec![(0, replica(true)), (1, silent()), (3, silent())], Health::Unfit),

@@ -122,6 +122,10 @@ struct Driver {
     host_problems: BTreeSet<String>,
     /// Until when the kernel answers for addresses of mode `host`.
     lease: Monotonic,
+    /// When it was renewed, or was to be.
+    lease_kept: Instant,
+    /// VIPs may become addresses of this host: the program is in its place.
+    may_hold: bool,
     /// Where the configuration is from; none if it was all flags.
     file: Option<PathBuf>,
     /// For a socket that is opened later.
@@ -145,10 +149,9 @@ impl Driver {
     async fn serve(&mut self, mut inputs: Inputs, mut signals: Signals) -> Result<()> {
         let mut tick = interval(RECONCILE);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut lease = interval(self.lease_interval());
-        lease.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let deadline = pin!(sleep_until(self.deadline()));
+            let renewal = pin!(sleep_until(self.renewal()));
             tokio::select! {
                 report = inputs.sources.sentinels.recv() => {
                     self.sentinel_said(report.context("the Sentinels are no longer followed")?);
@@ -163,7 +166,7 @@ impl Driver {
                     changed.context("the network is no longer watched")?;
                     self.network = inputs.network.borrow_and_update().clone();
                     // First: what was known before may not be said on a cable that is back.
-                    self.look_at_cables(&mut inputs.sources)?;
+                    self.look_at_cables(&mut inputs.sources);
                     self.network_changed();
                 }
                 Some(probed) = inputs.probes.recv() => {
@@ -181,13 +184,12 @@ impl Driver {
                     self.look_at_host();
                     self.reconcile();
                 }
-                _ = lease.tick() => self.keep_lease(&mut inputs.sources)?,
+                () = renewal => self.keep_lease(&mut inputs.sources),
                 _ = signals.hangup.recv() => {
                     info!("SIGHUP: reading the configuration again");
                     if let Err(error) = self.reload(&mut inputs.sources).await {
                         error!("nothing was changed: {error:#}");
                     }
-                    lease = interval(self.lease_interval());
                 }
                 _ = signals.terminate.recv() => { info!("SIGTERM: stopping"); return Ok(()); }
                 _ = signals.interrupt.recv() => { info!("SIGINT: stopping"); return Ok(()); }
@@ -308,7 +310,10 @@ impl Driver {
         for refused in self.watchers.watch(&nodes) {
             warn!(node = %refused, "too many Redis nodes: this one is not watched");
         }
-        self.neighbours.track(nodes.iter().map(SocketAddr::ip));
+        let ips = nodes.iter().map(SocketAddr::ip);
+        let other = |ip| self.topology.other_address(ip);
+        let ips: BTreeSet<IpAddr> = ips.flat_map(|ip| [Some(ip), other(ip)]).flatten().collect();
+        self.neighbours.track(ips);
     }
 
     /// The attached interfaces, as they are now.

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use tracing::warn;
+use tokio::time::Instant;
+use tracing::{error, warn};
 
 use super::Driver;
 use super::rounds::Question;
@@ -85,19 +86,17 @@ impl Driver {
 
     /// A host that was cut off may find that another one has its VIPs by now: it gives them up at
     /// once, and begins anew as after a restart.
-    pub(super) fn look_at_cables(&mut self, sources: &mut Sources) -> anyhow::Result<()> {
+    pub(super) fn look_at_cables(&mut self, sources: &mut Sources) {
         let cables = self.cables();
         if cables == self.cables {
-            return Ok(());
+            return;
         }
         self.cables = cables;
         if self.is_a_redis_host() {
-            warn!(
-                "an interface lost its carrier, or has it again: asking the Sentinels again first"
-            );
-            self.begin_anew(sources)?;
+            warn!("an interface lost its carrier, or has it again");
+            self.end_lease();
+            self.keep_lease(sources);
         }
-        Ok(())
     }
 
     fn is_a_redis_host(&self) -> bool {
@@ -106,6 +105,9 @@ impl Driver {
 
     /// Gives this host the VIPs that it must have; false if any was refused.
     pub(super) fn hold(&mut self, vips: &[HostAddress]) -> bool {
+        if !self.may_hold {
+            return true;
+        }
         let mut all = true;
         for vip in vips {
             if self.holding.hold(vip) {
@@ -137,9 +139,9 @@ impl Driver {
         }
     }
 
-    /// How often [`Self::keep_lease`] is to be called.
-    pub(super) fn lease_interval(&self) -> std::time::Duration {
-        self.config.daemon.lease() / RENEWALS
+    /// When [`Self::keep_lease`] is to be called.
+    pub(super) fn renewal(&self) -> Instant {
+        self.lease_kept + self.config.daemon.lease() / RENEWALS
     }
 
     /// Lets the kernel answer for the addresses of mode `host` for another while.
@@ -147,21 +149,36 @@ impl Driver {
     /// A lease that ran out meanwhile is not just renewed: this process stood still, and what it
     /// knows is old. It begins anew, as after a restart: nothing is announced until a majority of
     /// the Sentinels has spoken.
-    pub(super) fn keep_lease(&mut self, sources: &mut Sources) -> anyhow::Result<()> {
+    pub(super) fn keep_lease(&mut self, sources: &mut Sources) {
+        self.lease_kept = Instant::now();
         if self.lease < Monotonic::now() && self.is_a_redis_host() {
-            warn!("vipd stood still for longer than its lease: asking the Sentinels again first");
-            self.begin_anew(sources)?;
+            warn!("the lease has run out: nothing is announced until the Sentinels have spoken");
+            if let Err(why) = self.begin_anew(sources) {
+                error!("the VIPs of mode \"host\" are not answered for: {why:#}");
+                return;
+            }
         }
-        self.renew_lease()
+        self.renew_lease();
     }
 
     /// Lets the kernel answer from now on, for the length of the lease.
-    pub(super) fn renew_lease(&mut self) -> anyhow::Result<()> {
-        let until = Monotonic::now() + self.config.daemon.lease();
-        self.datapath.renew_lease(until)?;
-        self.possession.lease(until);
-        self.lease = until;
-        Ok(())
+    pub(super) fn renew_lease(&mut self) {
+        self.lease_kept = Instant::now();
+        self.set_lease(Monotonic::now() + self.config.daemon.lease());
+    }
+
+    fn end_lease(&mut self) {
+        self.set_lease(Monotonic(0));
+    }
+
+    fn set_lease(&mut self, until: Monotonic) {
+        match self.datapath.renew_lease(until) {
+            Ok(()) => {
+                self.possession.lease(until);
+                self.lease = until;
+            }
+            Err(why) => error!("{:#}", anyhow::Error::from(why)),
+        }
     }
 
     /// Nobody is told to come here any more, and then no VIP is an address of this host any more.

@@ -22,7 +22,7 @@ use vipd_common::maps::Address;
 
 use crate::announce::{self, Announcer, Occupancy, Port, Schedule, SolicitedNode, Tenure};
 use crate::clock::Monotonic;
-use crate::neighbour::Network;
+use crate::neighbour::{Network, Unreachable};
 use crate::plan::Actual;
 
 /// How long until a VIP that somebody else has, or that could not be probed for, is probed for
@@ -58,6 +58,8 @@ pub struct Possession {
     shared: BTreeSet<IpAddr>,
     /// Link-layer addresses of the Redis hosts on our links.
     peers: BTreeSet<MacAddr>,
+    /// Whether those are all: at a start, none is known yet.
+    peers_known: bool,
     /// Which VIP was announced by which interface with which address, and that interface's carrier
     /// changes at the time.
     announced: HashMap<(Port, IpAddr), u32>,
@@ -119,6 +121,7 @@ impl Possession {
             wanted: BTreeSet::new(),
             shared: BTreeSet::new(),
             peers: BTreeSet::new(),
+            peers_known: false,
             announced: HashMap::new(),
             adopted: adopted(actual),
             rivals: BTreeMap::new(),
@@ -160,6 +163,7 @@ impl Possession {
         self.wanted.clone_from(wanted);
         self.shared.clone_from(shared);
         self.peers = peers(network);
+        self.peers_known = knows_all_peers(network);
         let running = |port: &&Port| network.links.get(&port.ifindex).is_some_and(|it| it.running);
         let ports: Vec<Port> = situation.ports.iter().filter(running).copied().collect();
 
@@ -212,7 +216,8 @@ impl Possession {
     /// Somebody else claims a VIP. One that is not announced now is no longer held, unless it is
     /// shared: before the next time the link is asked who has it.
     pub fn rival(&mut self, vip: IpAddr, mac: MacAddr, port: Port, actual: &Actual, now: Instant) {
-        let peer = self.shared.contains(&vip) && self.peers.contains(&mac);
+        let shared = self.shared.contains(&vip);
+        let peer = shared && self.peers.contains(&mac);
         if self.rivals.len() >= MAX_RIVALS && !self.rivals.contains_key(&(vip, mac)) {
             self.rivals.pop_first();
         }
@@ -220,6 +225,10 @@ impl Possession {
         *rival = Rival { times: rival.times + 1, peer };
         if peer {
             warn!(%vip, rival = %mac, "another Redis host announces the VIP; left to Sentinel");
+            return;
+        }
+        if shared && !self.peers_known {
+            warn!(%vip, rival = %mac, "another host, perhaps a Redis host, announces the VIP");
             return;
         }
         warn!(%vip, rival = %mac, "another host claims the VIP");
@@ -318,13 +327,15 @@ impl Possession {
             }
         }
         self.announced = now;
+        // What isn't answered any more is announced like anything else when it is again.
+        self.adopted.clear();
     }
 
-    /// Solicitations for what is answered must arrive. For a shared VIP, which is an address of the
-    /// interface, the kernel sees to it.
+    /// Solicitations for what is answered must arrive. (The VIP is no address of the interface, or
+    /// the kernel would see to it.)
     fn listen(&mut self, ports: &[Port], answered: &[(IpAddr, Tenure)]) {
-        let vips = answered.iter().filter(|(_, tenure)| *tenure == Tenure::Own);
-        let wanted = vips.flat_map(|(vip, _)| ports.iter().map(|port| (port.ifindex, *vip)));
+        let wanted =
+            answered.iter().flat_map(|(vip, _)| ports.iter().map(|port| (port.ifindex, *vip)));
         let failed = self.solicited.follow(wanted);
         let deaf = failed.into_iter().map(|it| format!("{:#}", anyhow::Error::from(it)));
         let deaf: BTreeSet<String> = deaf.collect();
@@ -359,6 +370,11 @@ fn tenure(address: &Address) -> Tenure {
 fn peers(network: &Network) -> BTreeSet<MacAddr> {
     let hops = network.next_hops.values().filter_map(|hop| hop.as_ref().ok());
     hops.filter(|hop| hop.router.is_none()).map(|hop| hop.mac).collect()
+}
+
+fn knows_all_peers(network: &Network) -> bool {
+    let known = |hop: &Result<_, Unreachable>| matches!(hop, Ok(_) | Err(Unreachable::Local));
+    !network.next_hops.is_empty() && network.next_hops.values().all(known)
 }
 
 /// Asks on every interface at once.

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::knowledge::Knowledge;
 use super::reconcile::Told;
-use super::start::{Parts, Sources, settled};
+use super::start::{Parts, Sources};
 use super::{Driver, host};
 use crate::announce::Schedule;
 use crate::config::{Config, Daemon, Mode};
@@ -40,7 +40,7 @@ impl Driver {
         if let Some(why) = unchangeable(&self.config.daemon, &config.daemon) {
             bail!(why);
         }
-        if let Some(why) = host::own_vips(&config, &self.network).next() {
+        if let Some(why) = host::own_vips(&config, &self.network, &self.actual).next() {
             bail!(why);
         }
         let withdrawn = withdrawn(&self.knowledge, self.failover.desired());
@@ -65,6 +65,8 @@ impl Driver {
         }
         self.nodes_changed();
         self.look_at_host();
+        // An interface that was added or removed is no cable that was out.
+        self.cables = self.cables();
         info!(
             vips = self.topology.vips.len(),
             services = self.topology.services().count(),
@@ -102,7 +104,8 @@ impl Driver {
                 Some(Told { record, ..told })
             })
             .collect();
-        self.settled = settled(&failover);
+        let names = self.settled.iter().map(|master| self.knowledge.name(*master));
+        self.settled = names.filter_map(|name| knowledge.master(name)).collect();
         self.config = config;
         self.topology = topology;
         self.failover = failover;

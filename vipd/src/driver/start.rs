@@ -1,11 +1,14 @@
 //! How the daemon comes, and how it goes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::info;
+use vipd_common::maps::Address;
 
 use super::knowledge::Knowledge;
 use super::possession::Possession;
@@ -19,7 +22,7 @@ use crate::datapath::{Datapath, OpenSettings};
 use crate::failover::{Failover, Settings};
 use crate::holding::Holding;
 use crate::model::MasterId;
-use crate::neighbour;
+use crate::neighbour::{self, Network};
 use crate::plan::{Actual, Topology};
 use crate::redis_node::{self, Watchers};
 use crate::resolve::Resolver;
@@ -76,10 +79,28 @@ impl Parts {
     }
 }
 
-/// The masters that somebody served before.
-pub(super) fn settled(failover: &Failover) -> BTreeSet<MasterId> {
-    let desired = failover.desired().iter().enumerate();
-    desired.filter(|(_, it)| it.target.is_some()).map(|(id, _)| MasterId(id)).collect()
+/// The masters that somebody served before a restart: another host, or this one. One that was
+/// confirmed here and never announced, because a stranger has its VIP, is not among them.
+fn settled(
+    topology: &Topology,
+    failover: &Failover,
+    actual: &Actual,
+    network: &Network,
+) -> BTreeSet<MasterId> {
+    let announced = |vip: IpAddr| {
+        let address = actual.addresses.get(&vip);
+        address.is_some_and(|address| address.has(Address::ANNOUNCE))
+    };
+    let elsewhere = |master: MasterId| {
+        let target = failover.desired().get(master.0).and_then(|desired| desired.target);
+        let is_own = |ip: IpAddr| network.addresses.iter().any(|own| own.address == ip);
+        target.is_some_and(|target| !is_own(target.addr.ip()))
+    };
+    topology
+        .services()
+        .filter(|(vip, service)| announced(vip.addr) || elsewhere(service.master))
+        .map(|(_, service)| service.master)
+        .collect()
 }
 
 impl Driver {
@@ -88,13 +109,12 @@ impl Driver {
         let (neighbours, mut network_input) =
             neighbour::spawn().context("cannot read this host's network (rtnetlink)")?;
         let network = network_input.borrow_and_update().clone();
-        if let Some(why) = host::own_vips(&config, &network).next() {
-            bail!(why);
-        }
-
         let (ask, questions) = mpsc::channel(QUEUE);
         // The lock on the pins first: the socket's file may be a running vipd's.
         let (mut datapath, adopted) = Datapath::open(&OpenSettings::from(&config.daemon))?;
+        if let Some(why) = host::own_vips(&config, &network, &adopted.actual).next() {
+            bail!(why);
+        }
         let control =
             Control::listen(&config.daemon.control_socket, Access::Control, ask.clone()).await?;
         let hints = match &config.daemon.notify_socket {
@@ -105,14 +125,15 @@ impl Driver {
             info!(interfaces = ?adopted.interfaces, "taking over from an earlier vipd");
         }
 
-        let (parts, sources) =
+        let leased = adopted.lease > Monotonic::now();
+        let (parts, mut sources) =
             Parts::new(config, &adopted.actual, adopted.lease, &BTreeSet::new())?;
         let Parts { config, topology, failover, knowledge, watchers, followers } = parts;
         let (possession, probes) =
             Possession::new(&adopted.actual, Schedule::from(&config.announce))?;
         let (rounds, answers) = Rounds::new();
         let holding = Holding::open(&config.daemon.control_socket)?;
-        let settled = settled(&failover);
+        let settled = settled(&topology, &failover, &adopted.actual, &network);
 
         let kernel = datapath.events()?.context("the kernel's events are taken already")?;
         let mut driver = Self {
@@ -135,6 +156,8 @@ impl Driver {
             problems: BTreeMap::new(),
             reported: BTreeSet::new(),
             cables: Vec::new(),
+            may_hold: false,
+            lease_kept: Instant::now(),
             detached: BTreeSet::new(),
             host_problems: BTreeSet::new(),
             lease: adopted.lease,
@@ -150,8 +173,16 @@ impl Driver {
         let interfaces = driver.config.daemon.interfaces.clone();
         driver.datapath.attach(&interfaces)?;
         driver.datapath.commit();
-        driver.renew_lease()?;
+        // Now that the kernel is kept from answering for them, VIPs may be held.
+        driver.may_hold = true;
         driver.quiet_held_addresses();
+        if leased {
+            // It may have run out meanwhile.
+            driver.keep_lease(&mut sources);
+        } else {
+            driver.renew_lease();
+        }
+        driver.reconcile();
         // Whom the maps name is followed, whether or not a Sentinel ever answers.
         driver.nodes_changed();
         for it in driver.datapath.interfaces() {

@@ -7,6 +7,7 @@ use super::claims::{Claims, Election, Support};
 use super::phase::{Input, Phase};
 use super::{Adopted, Command, Desired, LossPolicy, Notice, PATIENCE, Role, Target};
 use crate::clock::Monotonic;
+use crate::config::OnSentinelLoss;
 use crate::model::{Epoch, MasterId, SentinelId};
 use crate::timeline::Timelines;
 
@@ -96,8 +97,16 @@ impl Waiting {
     fn patience(self, policy: LossPolicy) -> Option<Duration> {
         match self {
             Self::Nothing => None,
-            Self::Majority | Self::Answer(_) => Some(PATIENCE),
-            Self::Sentinels => Some(policy.patience),
+            Self::Majority => Some(PATIENCE),
+            Self::Answer(_) if !policy.needs_majority => Some(PATIENCE),
+            Self::Answer(_) | Self::Sentinels => Some(policy.patience),
+        }
+    }
+
+    fn is_answer(self) -> bool {
+        match self {
+            Self::Answer(_) => true,
+            Self::Nothing | Self::Majority | Self::Sentinels => false,
         }
     }
 }
@@ -148,6 +157,7 @@ impl Turn<'_> {
             return;
         }
         self.master.due = None;
+        let action = self.master.policy.action_after(self.master.waiting.is_answer());
         let present = self.master.phase.target();
         match (self.master.waiting, present) {
             // A split was reported already, and in better words.
@@ -157,14 +167,16 @@ impl Turn<'_> {
                 self.notice(Notice::NoMajority { live, needed });
             }
             (Waiting::Answer(candidate), present) => {
-                self.notice(Notice::Unconfirmed { candidate, present });
+                let served = present.filter(|_| action == OnSentinelLoss::Hold);
+                self.notice(Notice::Unconfirmed { candidate, present: served });
             }
             (Waiting::Sentinels, Some(present)) => {
                 self.notice(Notice::SentinelsLost { present, policy: self.master.policy });
             }
             (Waiting::Sentinels, None) | (Waiting::Nothing, _) => {}
         }
-        self.step(Input::Overdue(self.master.policy.action));
+        let support = self.master.claims.support();
+        self.step(Input::Overdue { action, support });
     }
 
     /// Draws the conclusion from the claims.

@@ -17,7 +17,10 @@ use crate::config::OnSentinelLoss;
 ///                 ┌─────────── successor ──────────────────────│         │
 ///                 ▼                                            │         │
 ///             Replacing ── candidate is master, ──────────────▶│         │
-///                          or no successor                     │         │
+///                 │        or no successor                     │         │
+///                 └─ no answer for long, and it is to          │         │
+///                    withdraw: Returning, or Withdrawn         │         │
+///                    without a majority                        │         │
 ///                                                              │ Serving │
 ///                 ┌─────────── too few Sentinels, for long, ────│         │
 ///                 ▼            and it is to withdraw           │         │
@@ -49,7 +52,8 @@ pub(super) enum Phase {
     Replacing { target: Target, candidate: Target },
     /// Not announced: too few Sentinels answer. Waits for a majority.
     Withdrawn { target: Target },
-    /// Not announced: a majority is back and names a newer master, which has not answered.
+    /// Not announced: a majority is back and names a newer master, which has not answered; or it
+    /// has not for so long that somebody else may have announced it.
     Returning { target: Target, candidate: Target },
 }
 
@@ -62,7 +66,12 @@ pub(super) enum Input {
     Role { node: SocketAddr, role: Role },
     /// What this phase waits for has not come in time. For [`Phase::Serving`], that is
     /// enough Sentinels with a claim.
-    Overdue(OnSentinelLoss),
+    Overdue {
+        /// What follows.
+        action: OnSentinelLoss,
+        /// As of the last claims.
+        support: Support,
+    },
 }
 
 impl Phase {
@@ -81,7 +90,7 @@ impl Phase {
                 Claims { support: Majority, successor: None }
                 | Claims { support: Nobody | Minority, successor: _ }
                 | Input::Role { .. }
-                | Overdue(_),
+                | Overdue { .. },
             ) => Learning,
 
             (Confirming { .. }, Claims { support: Majority, successor: Some(candidate) }) => {
@@ -95,14 +104,16 @@ impl Phase {
             (Confirming { candidate }, Input::Role { node, role }) => {
                 if confirms(candidate, node, role) { Serving { target: candidate } } else { self }
             }
-            (Confirming { .. }, Overdue(_)) => self,
+            (Confirming { .. }, Overdue { .. }) => self,
 
             (Serving { target }, Claims { support: _, successor: Some(candidate) }) => {
                 Replacing { target, candidate }
             }
             (Serving { .. }, Claims { support: _, successor: None } | Input::Role { .. }) => self,
-            (Serving { target }, Overdue(OnSentinelLoss::Withdraw)) => Withdrawn { target },
-            (Serving { .. }, Overdue(OnSentinelLoss::Hold)) => self,
+            (Serving { target }, Overdue { action: OnSentinelLoss::Withdraw, support: _ }) => {
+                Withdrawn { target }
+            }
+            (Serving { .. }, Overdue { action: OnSentinelLoss::Hold, support: _ }) => self,
 
             (Replacing { target, .. }, Claims { support: _, successor: Some(candidate) }) => {
                 Replacing { target, candidate }
@@ -113,7 +124,14 @@ impl Phase {
             (Replacing { candidate, .. }, Input::Role { node, role }) => {
                 if confirms(candidate, node, role) { Serving { target: candidate } } else { self }
             }
-            (Replacing { .. }, Overdue(_)) => self,
+            (
+                Replacing { target, candidate },
+                Overdue { action: OnSentinelLoss::Withdraw, support },
+            ) => match support {
+                Majority => Returning { target, candidate },
+                Nobody | Minority => Withdrawn { target },
+            },
+            (Replacing { .. }, Overdue { action: OnSentinelLoss::Hold, support: _ }) => self,
 
             (Withdrawn { target }, Claims { support: Majority, successor: Some(candidate) }) => {
                 Returning { target, candidate }
@@ -125,7 +143,7 @@ impl Phase {
                 Withdrawn { .. },
                 Claims { support: Nobody | Minority, successor: _ }
                 | Input::Role { .. }
-                | Overdue(_),
+                | Overdue { .. },
             ) => self,
 
             (
@@ -141,7 +159,7 @@ impl Phase {
             (Returning { candidate, .. }, Input::Role { node, role }) => {
                 if confirms(candidate, node, role) { Serving { target: candidate } } else { self }
             }
-            (Returning { .. }, Overdue(_)) => self,
+            (Returning { .. }, Overdue { .. }) => self,
         }
     }
 
@@ -225,6 +243,7 @@ mod tests {
 
         let claims = |support, successor| Input::Claims { support, successor };
         let role = |node: Target, role| Input::Role { node: node.addr, role };
+        let overdue = |action, support| Input::Overdue { action, support };
         let unmoved = [l, c, s, r, w, q];
         let table = [
             (claims(Support::Nobody, None), [l, l, s, s, w, w]),
@@ -242,8 +261,11 @@ mod tests {
             (role(other, Role::Master), unmoved),
             (role(other, Role::Replica), unmoved),
             (role(other, Role::NoAnswer), unmoved),
-            (Input::Overdue(OnSentinelLoss::Hold), unmoved),
-            (Input::Overdue(OnSentinelLoss::Withdraw), [l, c, w, r, w, q]),
+            (overdue(OnSentinelLoss::Hold, Support::Majority), unmoved),
+            (overdue(OnSentinelLoss::Hold, Support::Nobody), unmoved),
+            (overdue(OnSentinelLoss::Withdraw, Support::Majority), [l, c, w, q, w, q]),
+            (overdue(OnSentinelLoss::Withdraw, Support::Minority), [l, c, w, w, w, q]),
+            (overdue(OnSentinelLoss::Withdraw, Support::Nobody), [l, c, w, w, w, q]),
         ];
 
         for (input, expected) in table {

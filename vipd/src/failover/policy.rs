@@ -51,6 +51,13 @@ impl LossPolicy {
         Self { needs_majority: true, patience: lease, action }
     }
 
+    /// What follows when something did not come in time; `answer` is whether that was a new master's
+    /// ROLE. A director goes on with the old one then. A host must expect that the new one has
+    /// announced itself, and that only this host can't reach it.
+    pub(super) fn action_after(self, answer: bool) -> OnSentinelLoss {
+        if answer && !self.needs_majority { OnSentinelLoss::Hold } else { self.action }
+    }
+
     pub(super) fn is_loss(self, support: Support) -> bool {
         match support {
             Support::Nobody => true,

@@ -375,6 +375,24 @@ fn a_host_cut_off_from_the_majority_withdraws_after_the_lease() {
 }
 
 #[test]
+fn a_host_that_can_t_reach_the_new_master_lets_go_all_the_same() {
+    let policy = LossPolicy::host(OnSentinelLoss::Withdraw, LEASE);
+    let present = target(101, 3);
+    let mut lab = Lab::with(policy, Some(Adopted { target: present, announced: true }));
+    for sentinel in S {
+        lab.expect(claim(sentinel, 101, 3), &[]);
+    }
+    let candidate = target(102, 4);
+    lab.expect(claim(S[0], 102, 4), &[ask(102)]);
+    assert_eq!(lab.desired(), desired(Some(present), true, State::Confirming));
+    lab.expect_overdue(&[notice(Notice::Unconfirmed { candidate, present: None })]);
+    assert_eq!(lab.now, at(0) + LEASE);
+    assert_eq!(lab.desired(), desired(Some(present), false, State::Withdrawn));
+    lab.expect(role(102, Role::Master), &[notice(Notice::AnnouncedAgain { present: candidate })]);
+    assert_eq!(lab.desired(), serving(candidate));
+}
+
+#[test]
 fn a_host_may_be_told_to_hold_in_a_minority() {
     let policy = LossPolicy::host(OnSentinelLoss::Hold, LEASE);
     let present = target(101, 3);

@@ -9,7 +9,8 @@
 //!   and gets no new connection; its line stays up, and its connections live on;
 //! * a node that died goes down with a higher generation: its clients are reset when they next say
 //!   something;
-//! * while no replica is fit the master is the list.
+//! * while no replica is fit the master is the list; while that is dead as well (a failover), the
+//!   replicas that it left behind are.
 //!
 //! CONFIRMED says whose a member line is, so a line keeps its index for as long as its node is
 //! named, over restarts too.
@@ -41,6 +42,8 @@ pub enum Health {
     Unknown,
     /// A replica whose link to its master is up.
     Fit,
+    /// A replica that has lost its master: what it has is of that moment.
+    Stale,
     /// It is there, or was a moment ago, but is no replica to read from.
     Unfit,
     /// It has not answered for some time.
@@ -216,17 +219,17 @@ impl Groups {
             _ if target == Some(it.node) => false,
             Health::Fit => true,
             Health::Unknown => it.is_listed,
-            Health::Unfit | Health::Dead => false,
+            Health::Stale | Health::Unfit | Health::Dead => false,
         };
-        let mut chosen: BTreeSet<SocketAddr> = candidates
-            .iter()
-            .filter(fit)
-            .filter(|it| it.active(true, slots, actual).state() == ServiceState::Up)
-            .map(|it| it.node)
-            .collect();
-        if chosen.is_empty() {
-            chosen.extend(target);
-        }
+        let master = |it: &&Candidate| target == Some(it.node) && it.health != Health::Dead;
+        let stale = |it: &&Candidate| it.health == Health::Stale;
+        let those = |choice: &dyn Fn(&&Candidate) -> bool| -> BTreeSet<SocketAddr> {
+            let up = |it: &&Candidate| it.active(true, slots, actual).state() == ServiceState::Up;
+            candidates.iter().filter(choice).filter(up).map(|it| it.node).collect()
+        };
+        let choices: [&dyn Fn(&&Candidate) -> bool; 3] = [&fit, &master, &stale];
+        let found = choices.into_iter().map(those).find(|chosen| !chosen.is_empty());
+        let mut chosen = found.unwrap_or_else(|| target.into_iter().collect());
         if chosen.len() > Group::MAX {
             problems.push(Problem::GroupFull { service });
             chosen = chosen.into_iter().take(Group::MAX).collect();

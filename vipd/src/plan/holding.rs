@@ -51,6 +51,10 @@ pub(super) fn wanted(
         .collect();
     let interface = |vip: &super::Vip| match vip.mode {
         Mode::Real => Some(wanted.own.loopback),
+        // From an address on Ethernet the kernel also sends its neighbour solicitations, and whoever
+        // hears one believes that the address is here, whatever the lease says. (For IPv4,
+        // arp_announce prevents that; IPv6 has nothing like it.)
+        Mode::Host if owned.contains(&vip.addr) && vip.addr.is_ipv6() => Some(wanted.own.loopback),
         Mode::Host if owned.contains(&vip.addr) => wanted.own.interface_for(vip.addr),
         Mode::Host | Mode::Nat | Mode::Dsr => None,
     };
@@ -80,14 +84,12 @@ pub(super) fn surplus(
     };
     let is_ours = |addr: &IpAddr| {
         let configured = topology.vips.iter().find(|vip| vip.addr == *addr);
-        match configured {
-            Some(vip) => vip.mode.holds_the_address(),
-            // Of a configuration before this one.
-            None => actual
+        // Or of a configuration before this one.
+        configured.is_some_and(|vip| vip.mode.holds_the_address())
+            || actual
                 .addresses
                 .get(addr)
-                .is_some_and(|address| address.has(Address::HOST | Address::REAL)),
-        }
+                .is_some_and(|address| address.has(Address::HOST | Address::REAL))
     };
     own.addresses
         .iter()

@@ -136,6 +136,8 @@ struct Place<'a> {
     route: Route<'a>,
     key: SocketAddr,
     index: u32,
+    /// Not in SERVICES yet.
+    is_new: bool,
     /// The master, and its slot's content.
     target: Option<(Target, Result<Backend, Unreachable>)>,
     announce: bool,
@@ -170,14 +172,18 @@ fn place<'a>(
     actual: &Actual,
     problems: &mut Vec<Problem>,
 ) -> Vec<Place<'a>> {
-    let mut free = (0..MAX_SERVICES).filter({
-        let used: BTreeSet<u32> = actual.services.values().copied().collect();
-        move |index| !used.contains(index)
-    });
+    let mut used = vec![false; MAX_SERVICES as usize];
+    for index in actual.services.values() {
+        if let Some(used) = used.get_mut(*index as usize) {
+            *used = true;
+        }
+    }
+    let mut free = (0..).zip(used).filter_map(|(index, used)| (!used).then_some(index));
     let mut places = Vec::new();
     for (vip, service) in topology.services() {
         let key = vip.key(service);
-        let Some(index) = actual.services.get(&key).copied().or_else(|| free.next()) else {
+        let known = actual.services.get(&key).copied();
+        let Some(index) = known.or_else(|| free.next()) else {
             problems.push(Problem::NoIndex { service: vip.key(service) });
             continue;
         };
@@ -197,6 +203,7 @@ fn place<'a>(
             route,
             key,
             index,
+            is_new: known.is_none(),
             target: target.map(|target| (target, resolve(target.addr, true))),
             announce: desired.is_some_and(|desired| desired.announce),
             replicas: nodes
@@ -288,9 +295,9 @@ fn bare(vip: &Vip, lines: &[Line<'_>]) -> Address {
         Mode::Nat => Address::new(Address::NAT),
         Mode::Dsr => Address::new(Address::DSR),
         Mode::Real => Address::new(Address::REAL),
-        // All of its services follow one master: any of them decides for the address. It is below
-        // MAX_LINES.
-        Mode::Host => match lines.iter().find(|line| line.place.route.vip.addr == vip.addr) {
+        // All of its services follow one master: any of them that works decides for the address. An
+        // index is below MAX_LINES.
+        Mode::Host => match deciding(vip, lines) {
             Some(line) => Address { flags: Address::HOST, service: line.place.index as u16 },
             // No index was left for it; an address that nothing decides for is nobody's.
             None => Address::new(Address::REAL),
@@ -332,6 +339,11 @@ impl Line<'_> {
         };
         target.into_iter().chain(self.place.replicas.iter().map(|(_, backend)| *backend))
     }
+}
+
+fn deciding<'a, 'b>(vip: &Vip, lines: &'b [Line<'a>]) -> Option<&'b Line<'a>> {
+    let of_vip = || lines.iter().filter(|line| line.place.route.vip.addr == vip.addr);
+    of_vip().find(|line| line.active.state() == ServiceState::Up).or_else(|| of_vip().next())
 }
 
 /// What an address shows now and may go on to show meanwhile: nothing, if it changes its mode.
@@ -407,8 +419,8 @@ fn prepare(
         steps.push(Step::WriteSlot { slot, backend });
     }
     for line in lines {
-        let Place { key, index, .. } = line.place;
-        if !actual.services.contains_key(&key) {
+        let Place { key, index, is_new, .. } = line.place;
+        if is_new {
             // What an earlier owner of the index left must not be taken for this one's.
             if actual.confirmed(index) != Confirmed::default() {
                 let confirmed = Confirmed::default();
@@ -427,8 +439,7 @@ fn confirm(steps: &mut Vec<Step>, topology: &Topology, lines: &[Line<'_>], actua
         let name = topology.masters.get(line.place.route.service.master.0).copied();
         let confirmed = topology::confirmed(name.unwrap_or_default(), target);
         // A new service's was erased before.
-        let is_new = !actual.services.contains_key(&line.place.key);
-        if is_new || actual.confirmed(service) != confirmed {
+        if line.place.is_new || actual.confirmed(service) != confirmed {
             steps.push(Step::SetConfirmed { service, confirmed });
         }
     }
@@ -481,7 +492,13 @@ fn clean_up(
 
 /// Services in the maps that are not configured any more, with their indexes.
 fn removed(lines: &[Line<'_>], actual: &Actual) -> Vec<(SocketAddr, u32)> {
-    let configured: BTreeSet<SocketAddr> = lines.iter().map(|line| line.place.key).collect();
+    let mut configured = vec![false; MAX_SERVICES as usize];
+    for line in lines.iter().filter(|line| !line.place.is_new) {
+        if let Some(configured) = configured.get_mut(line.place.index as usize) {
+            *configured = true;
+        }
+    }
+    let is_configured = |index: u32| configured.get(index as usize).copied().unwrap_or_default();
     let services = actual.services.iter().map(|(&key, &index)| (key, index));
-    services.filter(|(key, _)| !configured.contains(key)).collect()
+    services.filter(|(_, index)| !is_configured(*index)).collect()
 }

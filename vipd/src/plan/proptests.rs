@@ -143,6 +143,7 @@ fn any_replicas() -> impl Strategy<Value = Replicas> {
         1 => Just(Health::Unknown),
         4 => Just(Health::Fit),
         1 => Just(Health::Unfit),
+        1 => Just(Health::Stale),
         2 => Just(Health::Dead)
     ];
     let health = prop::collection::btree_map((0..NODES).prop_map(node), health, 0..5);

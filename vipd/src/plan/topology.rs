@@ -89,9 +89,11 @@ impl Topology {
     /// The address of the node with address `ip` in the family of `like`; `None` if that is not
     /// known.
     pub fn in_family_of(&self, like: IpAddr, ip: IpAddr) -> Option<IpAddr> {
-        if ip.is_ipv4() == like.is_ipv4() {
-            return Some(ip);
-        }
+        if ip.is_ipv4() == like.is_ipv4() { Some(ip) } else { self.other_address(ip) }
+    }
+
+    /// The node's address in the other family, if that is known.
+    pub fn other_address(&self, ip: IpAddr) -> Option<IpAddr> {
         let pair = self.same_host.iter().find(|pair| pair.contains(&ip))?;
         pair.iter().copied().find(|other| *other != ip)
     }

@@ -104,6 +104,23 @@ fn the_master_serves_until_a_replica_is_fit_and_keeps_the_connections_of_that_ti
 }
 
 #[test]
+fn while_the_master_is_dead_the_replicas_it_left_behind_serve() {
+    let mut lab = reading();
+    lab.health(101, Health::Dead);
+    lab.health(102, Health::Stale);
+    lab.health(103, Health::Stale);
+    lab.apply();
+    assert_eq!(lab.listed(), [102, 103]);
+    // One that lives is better than they are.
+    lab.health(101, Health::Unfit);
+    lab.apply();
+    assert_eq!(lab.listed(), [101]);
+    lab.health(103, Health::Fit);
+    lab.apply();
+    assert_eq!(lab.listed(), [103]);
+}
+
+#[test]
 fn a_replica_that_is_no_longer_fit_keeps_its_connections_and_gets_no_new_one() {
     let mut lab = reading();
     let before = lab.actual.active(lab.line(102));

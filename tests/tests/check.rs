@@ -69,6 +69,10 @@ fn each_mistake_in_the_configuration_is_named() -> Result<()> {
         (&[("198.18.0.250", "198.18.0.50")], &["an address of this host, on eth0"]),
         (&[("198.18.0.250", "198.18.0.10")], &["in use on eth0 by 02:00:00:12:00:0a"]),
         (&[("\"nat\"", "\"dsr\"")], &["198.18.0.101:8000", "can't translate ports"]),
+        (
+            &[("\"nat\"", "\"host\""), ("port = 6379", "port = 8000")],
+            &["none of the nodes of mymaster runs on this host"],
+        ),
         (&[("[sentinel]", "[daemon.more]\n[sentinel]")], &["more"]),
     ];
     for (changes, said) in failing {

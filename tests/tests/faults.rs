@@ -24,7 +24,7 @@ fn a_wrong_configuration_is_refused_and_nothing_is_left() -> Result<()> {
         ([("control_socket", "control_sock")], ["unknown field `control_sock`", "line 4"]),
         ([("pin_dir", "cutover = \"early\"\npin_dir")], ["cutover", "a later version"]),
         ([("\"eth0\"", "")], ["[daemon] interfaces", "name the interface"]),
-        ([("\"nat\"", "\"host\"")], ["mode \"host\"", "a later version"]),
+        ([("\"nat\"", "\"real\"")], ["mode \"real\"", "remove its `[[vip.service]]`"]),
         ([("port = 6379", "port = 0")], ["service 0", "can't be connected to"]),
     ] {
         let outcome = Outcome::with(lab.daemon(), &changes, "run")?;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::rehearsal::Outlook;
 use super::report::{Finding, Severity};
-use crate::config::Config;
+use crate::config::{Config, Mode};
 use crate::connect::{Dialer, Error, Phase};
 use crate::failover::Notice;
 use crate::model::MasterId;
@@ -74,8 +74,42 @@ pub(super) fn judge(
     findings.extend(strangers(config, sentinels));
     for (master, name) in names.iter().enumerate() {
         findings.extend(judge_master(name, MasterId(master), sentinels, outlook));
+        findings.extend(judge_lease(config, name, MasterId(master), sentinels));
     }
     findings
+}
+
+/// In mode `host`: an old owner whose vipd hangs must be silent before Sentinel makes another node
+/// master, which takes it `down-after-milliseconds` at least.
+fn judge_lease(
+    config: &Config,
+    name: &str,
+    master: MasterId,
+    sentinels: &[Inspection],
+) -> Option<Finding> {
+    let hosts = config.vips.iter().filter(|vip| vip.mode == Mode::Host);
+    if !hosts.flat_map(|vip| &vip.services).any(|service| service.master == name) {
+        return None;
+    }
+    let answers = sentinels.iter().filter_map(|it| it.answer.as_ref().ok());
+    let down_after = answers
+        .filter_map(|answer| match answer.masters.get(master.0) {
+            Some(MasterAnswer::Known(known)) => Some(known.view.down_after),
+            Some(MasterAnswer::Unknown | MasterAnswer::Changing) | None => None,
+        })
+        .min()?;
+    let lease = config.daemon.lease();
+    if lease < down_after {
+        return None;
+    }
+    let text = format!(
+        "{name} is called down after {} ms, and lease_ms is {}: two hosts may answer for a VIP where \
+         vipd hangs on the old one",
+        down_after.as_millis(),
+        lease.as_millis()
+    );
+    let advice = "set [daemon] lease_ms below Sentinel's down-after-milliseconds";
+    Some(Finding::warn("lease".to_owned(), text).advise(advice))
 }
 
 /// Whether a majority of the configured Sentinels answers.

@@ -497,3 +497,15 @@ fn an_unresolved_preview_has_no_source() {
     assert!(preview.sources.is_empty());
     assert_eq!(preview.problems.len(), 1, "{preview:?}");
 }
+
+#[test]
+fn a_lease_that_outlasts_sentinel_s_patience_is_told_of() {
+    let host = ("mode = \"nat\"", "mode = \"host\"");
+    for (lease, told) in [("lease_ms = 4999", false), ("lease_ms = 5000", true)] {
+        let lease = ("interfaces", &*format!("{lease}\n        interfaces"));
+        let report = judge(&config(&[host, lease]), &facts()).to_string();
+        assert_eq!(report.contains("set [daemon] lease_ms below"), told, "{report}");
+        let report = judge(&config(&[lease]), &facts()).to_string();
+        assert!(!report.contains("lease_ms"), "{report}");
+    }
+}

@@ -36,16 +36,16 @@ impl Driver {
         desired.announce && (vip.mode != Mode::Host || self.is_own(target.addr.ip()))
     }
 
-    /// Those of them that need no question whether somebody else has them. In mode `host` Sentinel
-    /// decides whose they are, and whoever had them before knows: only at the very first start
-    /// somebody may be found there who has nothing to do with it.
+    /// VIPs that need no question whether somebody else has them, now or when it is our turn. In
+    /// mode `host` Sentinel decides whose they are, and whoever had them before knows: only at the
+    /// very first start somebody may be found there who has nothing to do with it.
     pub(super) fn granted(&self, claimed: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
         self.topology
             .services()
             .filter(|(vip, service)| {
-                vip.mode == Mode::Host
-                    && claimed.contains(&vip.addr)
-                    && (self.settled.contains(&service.master) || self.is_own(vip.addr))
+                let settled = self.settled.contains(&service.master);
+                let claimed = claimed.contains(&vip.addr) && self.is_own(vip.addr);
+                vip.mode == Mode::Host && (settled || claimed)
             })
             .map(|(vip, _)| vip.addr)
             .collect()
@@ -65,6 +65,11 @@ impl Driver {
     fn question(&self, vip: &Vip, service: &Service) -> Option<Question> {
         if self.is_own(vip.addr) {
             return Some(Question::LocalRedis(vip.key(service)));
+        }
+        // The answer to an IPv6 probe goes to everybody (RFC 4862), and one of a host that is no
+        // longer the owner would lead all clients there.
+        if vip.addr.is_ipv6() {
+            return None;
         }
         // While a new master is on its way, or no Sentinel is heard, there is nothing to expect.
         let desired = self.failover.desired().get(service.master.0)?;

@@ -1,6 +1,6 @@
 //! The lab's plan of addresses.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use vipd_common::addr::MacAddr;
 
@@ -84,6 +84,15 @@ pub fn v6_address(host: u8) -> Ipv6Addr {
     let digits = [100, 10, 1].map(|power| u16::from(host / power % 10));
     let number = digits.into_iter().fold(0, |number, digit| number << 4 | digit);
     Ipv6Addr::new(0xfd98, 0x18, 0, 0, 0, 0, 0, number)
+}
+
+/// Whether both are the same port of one host, perhaps in two families.
+pub fn same_node(one: SocketAddr, other: SocketAddr) -> bool {
+    let v6 = |ip: IpAddr| match ip {
+        IpAddr::V4(v4) => v6_address(v4.octets()[3]),
+        IpAddr::V6(v6) => v6,
+    };
+    one.port() == other.port() && v6(one.ip()) == v6(other.ip())
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::address::same_node;
+
 /// The whole answer.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Status {
@@ -110,13 +112,11 @@ impl Timeline {
 }
 
 impl Status {
-    /// Whether every service points to `backend` and is announced.
+    /// Whether every service points to `backend`, by whichever of its addresses, and is announced.
     pub fn serves(&self, backend: SocketAddr) -> bool {
+        let points = |service: &Service| service.backend.is_some_and(|it| same_node(it, backend));
         !self.services.is_empty()
-            && self
-                .services
-                .iter()
-                .all(|service| service.backend == Some(backend) && service.announcing)
+            && self.services.iter().all(|service| points(service) && service.announcing)
     }
 
     /// Mode `host`: whether every service is `owner`'s and not announced here.

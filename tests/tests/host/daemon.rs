@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use vipd::clock::Monotonic;
+use vipd_tests::scenario::{Traffic, verify_after_failover};
+use vipd_tests::script_recipe::ScriptRecipe;
 use vipd_tests::wait::{PATIENCE, wait_until};
 use vipd_tests::witness::{Terms, Witness, witnessed, witnessed_on};
 use vipd_tests::{Lab, Options};
@@ -178,4 +180,25 @@ pub fn terms(lease: Duration) -> Terms {
 
 pub fn with_lease(lease: Duration) -> Options {
     Options { daemon: format!("lease_ms = {}", lease.as_millis()), ..host_mode() }
+}
+
+#[test]
+fn a_vip_that_the_script_has_bound_is_taken_over_where_it_is() -> Result<()> {
+    let mut lab = Lab::up(host_mode())?;
+    let old = lab.master()?;
+    let host = lab.nodes[old].host().clone();
+    ScriptRecipe::bind_by_hand(&host)?;
+    let traffic = Traffic::start(&lab, old)?;
+    lab.serve()?;
+    traffic.wait_served_by(&lab.nodes[old])?;
+    for ledger in traffic.ledgers() {
+        ensure!(ledger.failures.is_empty(), "{} noticed: {:?}", ledger.client, ledger.failures);
+    }
+    lab.sentinels[0].fail_over()?;
+    let new = lab.wait_failed_over(old)?;
+    traffic.wait_served_by(&lab.nodes[new])?;
+    for service in lab.services() {
+        ensure!(!host.has_address(service.ip())?, "the old host still has {}", service.ip());
+    }
+    verify_after_failover(&lab, &traffic.stop(), new)
 }

@@ -94,11 +94,11 @@ fn own_address(subject: &str, situation: &Situation<'_>, own: &HostAddress) -> F
                 .advise(format!("{remove}, or another VIP"))
         }
         // The kernel's own neighbour solicitations come from it, and name this host as its place.
-        Mode::Host | Mode::Real if address.is_ipv6() && own.ifindex != LOOPBACK => Finding::fail(
+        Mode::Host | Mode::Real if address.is_ipv6() && own.ifindex != LOOPBACK => Finding::warn(
             subject,
             format!("is on {name}, where the kernel speaks from it, and not on lo"),
         )
-        .advise(format!("{remove}: `vipd run` puts it on lo")),
+        .advise("`vipd run` moves it to lo"),
         Mode::Host | Mode::Real => Finding::ok(subject, format!("is held by this host, on {name}")),
     }
 }
@@ -358,7 +358,7 @@ mod tests {
             (Mode::Host, VIP, lan.to_vec(), &taken, true, Good, "is on eth0 at 02:00"),
             (Mode::Host, VIP, lan.to_vec(), &taken, false, Fail, "is in use on eth0 by"),
             (Mode::Host, vip6, with(vip6, 1), &free, false, Good, "is held by this host, on lo"),
-            (Mode::Host, vip6, with(vip6, 2), &free, false, Fail, "the kernel speaks from it"),
+            (Mode::Host, vip6, with(vip6, 2), &free, false, Warn, "the kernel speaks from it"),
             (Mode::Host, VIP, with(VIP, 2), &free, false, Good, "is held by this host, on eth0"),
             (Mode::Host, VIP, vec![own(VIP, 32)], &free, false, Warn, "in no network"),
             (Mode::Host, vip6, vec![lan[0]], &free, false, Warn, "in no network of the"),
@@ -366,7 +366,7 @@ mod tests {
             (Mode::Real, VIP, lan.to_vec(), &taken, true, Fail, "the Redis host 198.18.0.101"),
             (Mode::Real, vip6, vec![], &free, false, Warn, "no director"),
             (Mode::Real, vip6, with(vip6, 1), &free, false, Good, "is held by this host, on lo"),
-            (Mode::Real, vip6, with(vip6, 2), &free, false, Fail, "the kernel speaks from it"),
+            (Mode::Real, vip6, with(vip6, 2), &free, false, Warn, "the kernel speaks from it"),
             (Mode::Real, VIP, with(VIP, 2), &free, false, Good, "is held by this host, on eth0"),
             (Mode::Nat, vip6, with(vip6, 2), &free, false, Fail, "is an address of this host"),
         ] {

@@ -63,7 +63,10 @@ pub(super) fn wanted(
 
 /// Those of them that it has not.
 pub(super) fn missing(held: &BTreeMap<IpAddr, u32>, own: &OwnAddresses) -> Vec<HostAddress> {
-    let missing = held.iter().filter(|(addr, _)| !own.contains(addr));
+    let is_held = |addr: &IpAddr, ifindex: u32| {
+        own.addresses.iter().any(|own| own.address == *addr && is_in_place(own, ifindex))
+    };
+    let missing = held.iter().filter(|(addr, ifindex)| !is_held(addr, **ifindex));
     missing
         .map(|(&address, &ifindex)| HostAddress { address, prefix: full_prefix(address), ifindex })
         .collect()
@@ -93,11 +96,18 @@ pub(super) fn surplus(
     };
     own.addresses
         .iter()
-        .filter(|it| {
-            !held.contains_key(&it.address) && is_ours(&it.address) && !undecided(&it.address)
+        .filter(|it| match held.get(&it.address) {
+            Some(ifindex) => !is_in_place(it, *ifindex),
+            None => is_ours(&it.address) && !undecided(&it.address),
         })
         .copied()
         .collect()
+}
+
+/// Whoever bound an IPv4 VIP by hand may have chosen another interface; an IPv6 VIP must be where it
+/// is silent.
+fn is_in_place(own: &HostAddress, ifindex: u32) -> bool {
+    own.address.is_ipv4() || own.ifindex == ifindex
 }
 
 fn full_prefix(addr: IpAddr) -> u8 {

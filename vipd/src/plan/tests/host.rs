@@ -182,6 +182,20 @@ fn the_vip_goes_to_the_interface_in_whose_subnet_it_is() {
 }
 
 #[test]
+fn an_ipv6_vip_is_on_the_loopback_and_is_moved_there() {
+    let vip: IpAddr = "fd98:18::250".parse().unwrap();
+    let mut lab = redis_host();
+    lab.topology.vips[0].addr = vip;
+    lab.may_announce = [vip].into();
+    let by_hand = HostAddress { address: vip, prefix: 64, ifindex: LAN };
+    lab.own.addresses.push(by_hand);
+    lab.serve(target(NODE, 1));
+    let plan = apply(&mut lab);
+    assert_eq!(plan.hold, [HostAddress { address: vip, prefix: 128, ifindex: 1 }]);
+    assert_eq!(plan.release, [by_hand]);
+}
+
+#[test]
 fn a_dual_stack_node_is_reached_by_its_other_address() {
     let six: IpAddr = "fd98:18::101".parse().unwrap();
     let mut lab = Lab::new();

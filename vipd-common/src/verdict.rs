@@ -95,6 +95,9 @@ verdicts! {
     NoFlowReset = "no_flow_reset" => Transmit,
     /// A reset of a connection that is not known.
     NoFlowDrop = "no_flow_drop" => Drop,
+    /// For a VIP in mode `host` of which nobody knows yet which host has it: up the stack, which
+    /// drops it unless somebody has bound it here by hand.
+    HostUndecided = "host_undecided" => Pass,
     /// For a VIP in mode `host` that this host holds: its stack's.
     HostLocal = "host_local" => Pass,
     /// For a VIP in mode `host` that another host holds, sent on to that one.

@@ -3,7 +3,7 @@
 //! That host's own stack takes its packets. What reaches another one (a client or switch that still
 //! believes in the old owner) is sent on to the owner as a router would, whatever it is.
 
-use vipd_common::maps::{Address, ForwardMode, ServiceState};
+use vipd_common::maps::{Active, Address, ForwardMode, ServiceState};
 use vipd_common::verdict::Verdict;
 use vipd_common::wire::ip::{Ip, IpHeader as _};
 
@@ -21,6 +21,9 @@ pub fn handle<A: Ip>(frame: &mut impl Frame, tables: &impl Tables, packet: &ForU
     match active.state() {
         ServiceState::Up => {}
         ServiceState::Parked => return Verdict::ServiceParked,
+        // An array's initial value: nobody has ever decided whose it is. Whoever bound it here by
+        // hand, before vipd came, is served on.
+        ServiceState::Down if active == Active::default() => return Verdict::HostUndecided,
         ServiceState::Down | ServiceState::Group => return Verdict::ServiceDown,
     }
     let Some(backend) = tables.backend(active.slot()) else { return Verdict::NoBackend };

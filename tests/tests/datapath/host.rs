@@ -172,6 +172,14 @@ fn between_two_owners_everything_is_held_back<F: Family>() {
     assert!(kernel.events().is_empty());
 }
 
+fn until_anybody_knows_whose_it_is_the_stack_decides<F: Family>() {
+    let mut kernel = host::<F>(LOCAL);
+    kernel.active(LINE.into(), ServiceState::Down, 0, 0);
+    for (what, frame) in packets() {
+        kernel.expect_untouched(what, &frame, (Verdict::HostUndecided, Xdp_::Pass));
+    }
+}
+
 fn frames_for_another_machine_pass<F: Family>() {
     let mut kernel = host::<F>(AT_R1);
     for mac in [R2_MAC, MacAddr::BROADCAST] {
@@ -261,6 +269,7 @@ in_both_families! {
     strays_cross_to_another_interface_and_another_vlan,
     a_stray_never_goes_back_to_where_it_came_from,
     between_two_owners_everything_is_held_back,
+    until_anybody_knows_whose_it_is_the_stack_decides,
     frames_for_another_machine_pass,
     a_real_server_takes_whatever_its_director_sends,
 }

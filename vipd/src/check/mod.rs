@@ -178,7 +178,6 @@ fn own_addresses(config: &Config, facts: &Facts) -> OwnAddresses {
     let index = |name: &str| facts.names.iter().find(|(_, known)| *known == name).map(|(i, _)| *i);
     OwnAddresses {
         addresses: facts.addresses.clone(),
-        loopback: index("lo").unwrap_or_default(),
         interfaces: config.daemon.interfaces.iter().filter_map(|name| index(name)).collect(),
     }
 }

@@ -61,7 +61,6 @@ pub(super) fn own_addresses(config: &Config, network: &Network) -> OwnAddresses 
     let index = |name: &str| network.link(name).map(|link| link.ifindex);
     OwnAddresses {
         addresses: network.addresses.clone(),
-        loopback: index("lo").unwrap_or_default(),
         interfaces: config.daemon.interfaces.iter().filter_map(|name| index(name)).collect(),
     }
 }

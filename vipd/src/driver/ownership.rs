@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use tokio::time::Instant;
 use tracing::{error, warn};
+use vipd_common::maps::Address;
 
 use super::Driver;
 use super::rounds::Question;
@@ -13,6 +14,7 @@ use crate::announce::Port;
 use crate::clock::Monotonic;
 use crate::config::Mode;
 use crate::failover::State;
+use crate::holding::is_held;
 use crate::netdev::HostAddress;
 use crate::plan::{Service, Step, Vip};
 
@@ -187,20 +189,22 @@ impl Driver {
     }
 
     /// Nobody is told to come here any more, and then no VIP is an address of this host any more.
+    ///
+    /// # Errors
+    ///
+    /// A map could not be written; the rest is done all the same.
     pub(super) fn give_everything_up(&mut self) -> anyhow::Result<()> {
-        let shown = self.actual.addresses.iter().map(|(addr, address)| (*addr, *address));
-        for (addr, address) in shown.filter(|(_, it)| crate::holding::is_held(it)) {
-            let flags = address.flags & !vipd_common::maps::Address::ANNOUNCE;
-            let address = vipd_common::maps::Address { flags, ..address };
-            self.datapath.apply(&Step::PutAddress { addr, address })?;
+        let held = self.actual.addresses.iter().filter(|(_, address)| is_held(address));
+        let held: Vec<(IpAddr, Address)> = held.map(|(vip, address)| (*vip, *address)).collect();
+        let mut silenced = Ok(());
+        for &(addr, address) in &held {
+            let address = Address { flags: address.flags & !Address::ANNOUNCE, ..address };
+            silenced = silenced.and(self.datapath.apply(&Step::PutAddress { addr, address }));
         }
-        let is_vip = |own: &&HostAddress| {
-            self.actual.addresses.get(&own.address).is_some_and(crate::holding::is_held)
-        };
-        let held: Vec<HostAddress> =
-            self.network.addresses.iter().filter(is_vip).copied().collect();
-        self.release(&held);
+        let is_vip = |own: &&HostAddress| held.iter().any(|(vip, _)| *vip == own.address);
+        let own: Vec<HostAddress> = self.network.addresses.iter().filter(is_vip).copied().collect();
+        self.release(&own);
         self.holding.restore();
-        Ok(())
+        Ok(silenced?)
     }
 }

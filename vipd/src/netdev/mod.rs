@@ -265,6 +265,17 @@ pub(crate) const fn bits(address: IpAddr) -> u8 {
     }
 }
 
+/// Whether a prefix (an address in it, its length) contains an address.
+pub(crate) fn contains(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
+    // Aligned to the left, so that a prefix length means the same in both families.
+    let (difference, bits) = match (network, address) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (u128::from(a.to_bits() ^ b.to_bits()) << 96, 32),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits(), 128),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return false,
+    };
+    difference.leading_zeros() >= u32::from(prefix).min(bits)
+}
+
 /// fe80::/10: means another host on each interface. IPv4's 169.254.0.0/16 is routed like any other.
 pub(crate) const fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
@@ -457,5 +468,27 @@ mod tests {
         let expected = AttachedXdp { program_id: 12, mode: AttachedMode::Multiple };
         assert_eq!(attached_xdp(&both), Some(expected));
         assert_eq!(attached_xdp(&[LinkXdp::Attached(XdpAttached::None)]), None);
+    }
+
+    #[test]
+    fn a_prefix_contains_its_addresses() {
+        for (network, length, addr, expected) in [
+            ("198.18.0.50", 24, "198.18.0.250", true),
+            ("198.18.1.50", 24, "198.18.0.250", false),
+            ("198.18.0.250", 32, "198.18.0.250", true),
+            ("198.18.0.251", 32, "198.18.0.250", false),
+            ("0.0.0.0", 0, "198.18.0.250", true),
+            ("198.18.0.50", 0, "203.0.113.1", true),
+            ("198.18.0.50", 32, "198.18.0.50", true),
+            ("0.0.0.0", 0, "fd98:18::250", false),
+            ("fd98:18::50", 64, "fd98:18::250", true),
+            ("fd98:19::50", 64, "fd98:18::250", false),
+            ("fd98:18::251", 128, "fd98:18::250", false),
+            ("::", 0, "fd98:18::250", true),
+            ("::", 0, "198.18.0.250", false),
+        ] {
+            let found = contains(network.parse().unwrap(), length, addr.parse().unwrap());
+            assert_eq!(found, expected, "{network}/{length} {addr}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use vipd_common::maps::{Backend, ForwardMode};
 use super::{Service, Topology, Unreachable, Vip, Wanted};
 use crate::config::{Mode, PortRange, Source};
 use crate::model::{NextHop, mapped_ip};
+use crate::netdev;
 
 /// First source port where the source is the VIP itself: no socket of this host uses that address,
 /// so only the well-known ports are left alone.
@@ -120,7 +121,10 @@ impl Route<'_> {
         match self.vip.source {
             Source::Address(addr) => addr,
             Source::Auto => {
-                let on_link = hop.on_link.iter().any(|&prefix| contains(prefix, self.vip.addr));
+                let on_link = hop
+                    .on_link
+                    .iter()
+                    .any(|&(network, length)| netdev::contains(network, length, self.vip.addr));
                 if on_link { self.vip.addr } else { hop.source }
             }
         }
@@ -131,45 +135,6 @@ impl Route<'_> {
             PortRange { first: FIRST_VIP_PORT, last: u16::MAX }
         } else {
             self.topology.source_ports
-        }
-    }
-}
-
-/// Whether a prefix (an address in it, length in bits) contains an address.
-pub(super) fn contains((network, length): (IpAddr, u8), addr: IpAddr) -> bool {
-    let differs = |network: u128, addr: u128, bits: u32| {
-        let host_bits = bits.saturating_sub(u32::from(length));
-        (network ^ addr).checked_shr(host_bits).unwrap_or(0) != 0
-    };
-    match (network, addr) {
-        (IpAddr::V4(network), IpAddr::V4(addr)) => {
-            !differs(network.to_bits().into(), addr.to_bits().into(), 32)
-        }
-        (IpAddr::V6(network), IpAddr::V6(addr)) => !differs(network.to_bits(), addr.to_bits(), 128),
-        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_contains_its_addresses() {
-        for (network, length, addr, expected) in [
-            ("198.18.0.50", 24, "198.18.0.250", true),
-            ("198.18.1.50", 24, "198.18.0.250", false),
-            ("198.18.0.250", 32, "198.18.0.250", true),
-            ("198.18.0.251", 32, "198.18.0.250", false),
-            ("0.0.0.0", 0, "198.18.0.250", true),
-            ("fd98:18::50", 64, "fd98:18::250", true),
-            ("fd98:19::50", 64, "fd98:18::250", false),
-            ("fd98:18::251", 128, "fd98:18::250", false),
-            ("::", 0, "fd98:18::250", true),
-            ("::", 0, "198.18.0.250", false),
-        ] {
-            let network = (network.parse().unwrap(), length);
-            assert_eq!(contains(network, addr.parse().unwrap()), expected, "{network:?} {addr}");
         }
     }
 }

@@ -6,18 +6,16 @@ use std::net::IpAddr;
 
 use vipd_common::maps::Address;
 
-use super::backend::contains;
 use super::{Actual, Line, Topology, Wanted};
 use crate::config::Mode;
-use crate::netdev::HostAddress;
+use crate::host_address::LOOPBACK;
+use crate::netdev::{HostAddress, bits, contains};
 
 /// The addresses of this host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct OwnAddresses {
     /// Every address with its interface and prefix length.
     pub addresses: Vec<HostAddress>,
-    /// The loopback interface, for mode `real`.
-    pub loopback: u32,
     /// The interfaces that vipd serves, in the order of the configuration.
     pub interfaces: Vec<u32>,
 }
@@ -32,7 +30,7 @@ impl OwnAddresses {
     fn interface_for(&self, vip: IpAddr) -> Option<u32> {
         let in_subnet = |ifindex: &&u32| {
             let on = self.addresses.iter().filter(|own| own.ifindex == **ifindex);
-            on.filter(|own| own.address != vip).any(|own| contains((own.address, own.prefix), vip))
+            on.filter(|own| own.address != vip).any(|own| contains(own.address, own.prefix, vip))
         };
         self.interfaces.iter().find(in_subnet).or(self.interfaces.first()).copied()
     }
@@ -50,11 +48,11 @@ pub(super) fn wanted(
         .map(|line| line.place.route.vip.addr)
         .collect();
     let interface = |vip: &super::Vip| match vip.mode {
-        Mode::Real => Some(wanted.own.loopback),
+        Mode::Real => Some(LOOPBACK),
         // From an address on Ethernet the kernel also sends its neighbour solicitations, and whoever
         // hears one believes that the address is here, whatever the lease says. (For IPv4,
         // arp_announce prevents that; IPv6 has nothing like it.)
-        Mode::Host if owned.contains(&vip.addr) && vip.addr.is_ipv6() => Some(wanted.own.loopback),
+        Mode::Host if owned.contains(&vip.addr) && vip.addr.is_ipv6() => Some(LOOPBACK),
         Mode::Host if owned.contains(&vip.addr) => wanted.own.interface_for(vip.addr),
         Mode::Host | Mode::Nat | Mode::Dsr => None,
     };
@@ -68,7 +66,7 @@ pub(super) fn missing(held: &BTreeMap<IpAddr, u32>, own: &OwnAddresses) -> Vec<H
     };
     let missing = held.iter().filter(|(addr, ifindex)| !is_held(addr, **ifindex));
     missing
-        .map(|(&address, &ifindex)| HostAddress { address, prefix: full_prefix(address), ifindex })
+        .map(|(&address, &ifindex)| HostAddress { address, prefix: bits(address), ifindex })
         .collect()
 }
 
@@ -108,11 +106,4 @@ pub(super) fn surplus(
 /// is silent.
 fn is_in_place(own: &HostAddress, ifindex: u32) -> bool {
     own.address.is_ipv4() || own.ifindex == ifindex
-}
-
-fn full_prefix(addr: IpAddr) -> u8 {
-    match addr {
-        IpAddr::V4(_) => 32,
-        IpAddr::V6(_) => 128,
-    }
 }

@@ -10,7 +10,7 @@ use super::actual::names_a_slot;
 use super::*;
 use crate::config::{PortRange, ServiceRole, Source};
 use crate::failover::State;
-use crate::model::{Epoch, MasterId, mapped_ip};
+use crate::model::{Epoch, MasterId, mapped_ip, unmapped_ip};
 
 const MASTERS: usize = 2;
 const NODES: u8 = 4;
@@ -108,7 +108,6 @@ fn any_own() -> impl Strategy<Value = OwnAddresses> {
             .chain(vips)
             .map(|address| HostAddress { address, prefix: 24, ifindex: 1 })
             .collect(),
-        loopback: 9,
         interfaces: vec![1, 2],
     })
 }

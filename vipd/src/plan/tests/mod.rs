@@ -129,7 +129,6 @@ impl Lab {
             interfaces: [(LAN, interface())].into(),
             own: OwnAddresses {
                 addresses: vec![HostAddress { address: HOST, prefix: 24, ifindex: LAN }],
-                loopback: 1,
                 interfaces: vec![LAN],
             },
             may_announce: [VIP].into(),

@@ -116,9 +116,6 @@ fn table_of(before: &str) -> Option<&str> {
 fn hint(message: &str) -> Option<&'static str> {
     let key = message.strip_prefix("unknown field `")?.split('`').next()?;
     match key {
-        "cutover" | "fast_fail" => {
-            Some("this key comes with a later version of vipd: remove it for this one")
-        }
         "password" => Some("a password is read from a file: write its path as `password_file`"),
         "user" => Some("write `username`"),
         "interface" => Some("write `interfaces = [\"…\"]`"),

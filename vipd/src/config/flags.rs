@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use super::vip::parse_vip_address;
 use super::{
-    Announce, Config, DEFAULT_CONFIG, Daemon, Error, Login, Redis, Sentinel, Service, ServiceRole,
-    Source, Vip,
+    Acceleration, Announce, Config, DEFAULT_CONFIG, Daemon, Error, Login, Redis, Sentinel, Service,
+    ServiceRole, Source, Vip,
 };
 use crate::cli::{InlineFlags, RunFlags};
 
@@ -123,6 +123,7 @@ impl Config {
                 },
             },
             announce: Announce::default(),
+            failover: Acceleration::default(),
             redis: Redis {
                 login: Login {
                     username: flags.redis_username.clone(),

@@ -47,6 +47,9 @@ pub struct Config {
     /// How a VIP that was taken over is announced.
     #[serde(default)]
     pub announce: Announce,
+    /// How long a failover may hold its clients back, and what it does for them.
+    #[serde(default)]
+    pub failover: Acceleration,
     /// How to log in to the Redis nodes.
     #[serde(default)]
     pub redis: Redis,
@@ -71,6 +74,12 @@ pub struct Daemon {
     /// Default `/run/vipd/vipd.sock`, mode 0600.
     #[serde(default = "default_control_socket")]
     pub control_socket: PathBuf,
+    /// When a new master is followed. Default `early`.
+    #[serde(default)]
+    pub cutover: Cutover,
+    /// Whether a master whose process is provably gone is replaced at once. Default `off`.
+    #[serde(default)]
+    pub fast_fail: FastFail,
     /// Default `hold`.
     #[serde(default)]
     pub on_sentinel_loss: OnSentinelLoss,
@@ -111,6 +120,30 @@ pub enum XdpMode {
     Native,
     /// The kernel's generic hook, on any interface; slower.
     Generic,
+}
+
+/// `[daemon] cutover`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Cutover {
+    /// From the selection of a replica on the old master is fenced, and the moment that replica is
+    /// master it is served; the Sentinels confirm it later.
+    #[default]
+    Early,
+    /// Nothing is done before a Sentinel names the new master with its epoch.
+    Confirmed,
+}
+
+/// `[daemon] fast_fail`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum FastFail {
+    /// Only the Sentinels find out that a master is gone.
+    #[default]
+    Off,
+    /// A master's host that refuses connections, for [`Acceleration::fast_fail_grace_ms`], has lost
+    /// its Redis: a Sentinel is asked for a failover at once.
+    Refused,
 }
 
 /// `[daemon] on_sentinel_loss` and `on_minority`
@@ -193,6 +226,63 @@ pub struct Announce {
 impl Default for Announce {
     fn default() -> Self {
         Self { count: 5, interval_ms: 200, refresh_s: 60 }
+    }
+}
+
+/// `[failover]`: how long a failover may hold its clients back, and what it does for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Acceleration {
+    /// The longest that a service is parked on the word of one Sentinel. Default 2000, from 100 to
+    /// 60000.
+    pub park_ms: u32,
+    /// Whether clients of the old master are sent resets after a flip. Default true.
+    pub free_clients: bool,
+    /// Unanswered SYNs that are not older are sent to the new master after a flip. Default 15, up to
+    /// 120; 0 is none.
+    pub replay_syns_s: u32,
+    /// Unanswered SYNs that are remembered, of each family. Default 32768.
+    pub max_pending_syns: u32,
+    /// How long a master's host must refuse connections until its Redis counts as gone. Default 30,
+    /// from 10 to 5000.
+    pub fast_fail_grace_ms: u32,
+    /// After a failover that vipd asked for, it asks for no other of that master for so long. Default
+    /// 60, from 10 to 86400.
+    pub fast_fail_interval_s: u32,
+}
+
+impl Default for Acceleration {
+    fn default() -> Self {
+        Self {
+            park_ms: 2_000,
+            free_clients: true,
+            replay_syns_s: 15,
+            max_pending_syns: 32_768,
+            fast_fail_grace_ms: 30,
+            fast_fail_interval_s: 60,
+        }
+    }
+}
+
+impl Acceleration {
+    /// [`Self::park_ms`].
+    pub fn park(&self) -> Duration {
+        Duration::from_millis(self.park_ms.into())
+    }
+
+    /// [`Self::replay_syns_s`].
+    pub fn patience(&self) -> Duration {
+        Duration::from_secs(self.replay_syns_s.into())
+    }
+
+    /// [`Self::fast_fail_grace_ms`].
+    pub fn grace(&self) -> Duration {
+        Duration::from_millis(self.fast_fail_grace_ms.into())
+    }
+
+    /// [`Self::fast_fail_interval_s`].
+    pub fn interval(&self) -> Duration {
+        Duration::from_secs(self.fast_fail_interval_s.into())
     }
 }
 
@@ -310,6 +400,8 @@ impl Default for Daemon {
             xdp_mode: XdpMode::default(),
             pin_dir: default_pin_dir(),
             control_socket: default_control_socket(),
+            cutover: Cutover::default(),
+            fast_fail: FastFail::default(),
             on_sentinel_loss: OnSentinelLoss::default(),
             on_minority: default_on_minority(),
             lease_ms: default_lease_ms(),

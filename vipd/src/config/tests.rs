@@ -11,6 +11,8 @@ interfaces = ["eth1", "eth2.7"]
 xdp_mode = "native"
 pin_dir = "/sys/fs/bpf/other"
 control_socket = "/run/other.sock"
+cutover = "confirmed"
+fast_fail = "refused"
 on_sentinel_loss = "withdraw"
 on_stop = "keep"
 source_ports = "50000-59999"
@@ -24,6 +26,14 @@ notify_socket = "/run/notify.sock"
 count = 3
 interval_ms = 50
 refresh_s = 0
+
+[failover]
+park_ms = 500
+free_clients = false
+replay_syns_s = 3
+max_pending_syns = 1000
+fast_fail_grace_ms = 50
+fast_fail_interval_s = 10
 
 [sentinel]
 endpoints = ["198.18.0.101:26379", "[fd98:18::102]:26379", "s3.example:26379"]
@@ -91,6 +101,8 @@ fn every_key_is_read() {
         xdp_mode: XdpMode::Native,
         pin_dir: "/sys/fs/bpf/other".into(),
         control_socket: "/run/other.sock".into(),
+        cutover: Cutover::Confirmed,
+        fast_fail: FastFail::Refused,
         on_sentinel_loss: OnSentinelLoss::Withdraw,
         on_stop: OnStop::Keep,
         source_ports: PortRange { first: 50_000, last: 59_999 },
@@ -116,6 +128,15 @@ fn every_key_is_read() {
     assert_eq!(config.vips[0].services[0].backend_port, Some(8000));
     assert_eq!(config.vips[0].services[0].role, ServiceRole::Master);
     assert_eq!(config.announce, Announce { count: 3, interval_ms: 50, refresh_s: 0 });
+    let expected = Acceleration {
+        park_ms: 500,
+        free_clients: false,
+        replay_syns_s: 3,
+        max_pending_syns: 1000,
+        fast_fail_grace_ms: 50,
+        fast_fail_interval_s: 10,
+    };
+    assert_eq!(config.failover, expected);
     assert_eq!(config.redis.same_host.len(), 1);
     let modes: Vec<_> = config.vips[1..].iter().map(|vip| vip.mode).collect();
     assert_eq!(modes, [Mode::Dsr, Mode::Host, Mode::Real]);
@@ -131,6 +152,8 @@ fn every_key_has_a_default() {
     assert_eq!(config.sentinel.login, Login::default());
     assert_eq!(config.redis, Redis::default());
     assert_eq!(config.announce, Announce::default());
+    assert_eq!(config.failover, Acceleration::default());
+    assert_eq!((config.daemon.cutover, config.daemon.fast_fail), (Cutover::Early, FastFail::Off));
     assert_eq!((config.vips[0].mode, config.vips[0].source), (Mode::Nat, Source::Auto));
 }
 
@@ -138,8 +161,9 @@ fn every_key_has_a_default() {
 fn a_mistake_in_the_text_is_named_with_its_line_and_key() {
     for (line, text, expected) in [
         (3, "[daemon]\ninterfaces = [\"eth1\"]\nspeed = 9\n", "unknown field `speed`"),
-        (2, "[daemon]\ncutover = \"early\"\n", "comes with a later version"),
-        (2, "[daemon]\nfast_fail = \"off\"\n", "comes with a later version"),
+        (2, "[daemon]\ncutover = \"soon\"\n", "expected `early` or `confirmed`"),
+        (2, "[daemon]\nfast_fail = \"on\"\n", "expected `off` or `refused`"),
+        (2, "[failover]\npark = 9\n", "unknown field `park`"),
         (2, "[daemon]\nxdp_mode = \"turbo\"\n", "[daemon] xdp_mode: unknown variant `turbo`"),
         (2, "[daemon]\nmax_connections = -1\n", "[daemon] max_connections: "),
         (2, "[daemon]\nsource_ports = \"9-1\"\n", "is not a range of ports"),
@@ -268,6 +292,11 @@ fn what_makes_no_sense_together_is_named_with_its_place() {
         (|c| c.vips[0].address = "fe80::1".parse().unwrap(), "it is a link-local address"),
         (|c| c.vips[0].address = "::ffff:198.18.0.1".parse().unwrap(), "in IPv6's clothes"),
         (|c| c.daemon.lease_ms = 499, "[daemon] lease_ms: 499 is not from 500 to 60000"),
+        (|c| c.failover.park_ms = 99, "[failover] park_ms: 99 is not from 100 to 60000"),
+        (|c| c.failover.replay_syns_s = 121, "[failover] replay_syns_s: 121 is not from 0 to"),
+        (|c| c.failover.max_pending_syns = 1, "[failover] max_pending_syns: 1 is not from 64"),
+        (|c| c.failover.fast_fail_grace_ms = 9, "[failover] fast_fail_grace_ms: 9 is not from"),
+        (|c| c.failover.fast_fail_interval_s = 9, "[failover] fast_fail_interval_s: 9 is not"),
         (|c| c.announce.count = 0, "[announce] count: 0 is not from 1 to 100"),
         (|c| c.announce.interval_ms = 9, "[announce] interval_ms: 9 is not from 10"),
         (|c| c.announce.refresh_s = 86_401, "[announce] refresh_s: 86401 is not from 0"),

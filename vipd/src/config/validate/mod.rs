@@ -10,7 +10,7 @@ use std::path::Path;
 
 use vipd_common::maps::MAX_INTERFACES;
 
-use super::{Announce, Config, Daemon, Endpoint, Login, Mode, Vip};
+use super::{Acceleration, Announce, Config, Daemon, Endpoint, Login, Mode, Vip};
 
 /// Most Sentinels followed, the configured ones and those they name together.
 pub const MAX_SENTINELS: usize = 32;
@@ -25,6 +25,11 @@ const LEASE_MS: RangeInclusive<u32> = 500..=60_000;
 const ANNOUNCE_COUNT: RangeInclusive<u32> = 1..=100;
 const ANNOUNCE_INTERVAL_MS: RangeInclusive<u32> = 10..=60_000;
 const ANNOUNCE_REFRESH_S: RangeInclusive<u32> = 0..=86_400;
+/// Bounds of `[failover]`.
+const PARK_MS: RangeInclusive<u32> = 100..=60_000;
+const REPLAY_SYNS_S: RangeInclusive<u32> = 0..=120;
+const FAST_FAIL_GRACE_MS: RangeInclusive<u32> = 10..=5_000;
+const FAST_FAIL_INTERVAL_S: RangeInclusive<u32> = 10..=86_400;
 /// IFNAMSIZ without the terminating zero.
 const MAX_INTERFACE_NAME: usize = 15;
 /// `sun_path` without the terminating zero.
@@ -56,6 +61,7 @@ impl Config {
         sentinels(&self.sentinel.endpoints, &self.vips, &mut problems);
         login("[sentinel]", &self.sentinel.login, &mut problems);
         announce(&self.announce, &mut problems);
+        acceleration(&self.failover, &mut problems);
         login("[redis]", &self.redis.login, &mut problems);
         same_host(&self.redis.same_host, &mut problems);
         vips::judge(&self.vips, &mut problems);
@@ -119,6 +125,15 @@ fn announce(announce: &Announce, problems: &mut Problems) {
     within("[announce] count", announce.count, ANNOUNCE_COUNT, problems);
     within("[announce] interval_ms", announce.interval_ms, ANNOUNCE_INTERVAL_MS, problems);
     within("[announce] refresh_s", announce.refresh_s, ANNOUNCE_REFRESH_S, problems);
+}
+
+fn acceleration(failover: &Acceleration, problems: &mut Problems) {
+    within("[failover] park_ms", failover.park_ms, PARK_MS, problems);
+    within("[failover] replay_syns_s", failover.replay_syns_s, REPLAY_SYNS_S, problems);
+    within("[failover] max_pending_syns", failover.max_pending_syns, CONNECTIONS, problems);
+    let (grace, interval) = (failover.fast_fail_grace_ms, failover.fast_fail_interval_s);
+    within("[failover] fast_fail_grace_ms", grace, FAST_FAIL_GRACE_MS, problems);
+    within("[failover] fast_fail_interval_s", interval, FAST_FAIL_INTERVAL_S, problems);
 }
 
 fn same_host(pairs: &[[IpAddr; 2]], problems: &mut Problems) {

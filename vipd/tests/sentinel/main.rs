@@ -36,6 +36,7 @@ fn config(endpoints: Vec<Endpoint>, login: Login, masters: &[&str]) -> Config {
         sentinel: Sentinel { endpoints, login },
         redis: Redis::default(),
         announce: Announce::default(),
+        failover: vipd::config::Acceleration::default(),
         vips: vec![Vip {
             address: "198.18.0.250".parse().unwrap(),
             mode: Mode::Nat,

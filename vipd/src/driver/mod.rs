@@ -240,7 +240,7 @@ impl Driver {
 
     fn record(&mut self, record: FailoverRecord) {
         if record.timeline.first_packet.is_some() {
-            info!(master = self.knowledge.name(record.master), "{}", record.timeline);
+            info!(master = self.knowledge.name(record.master), "{record}");
         }
         if let Some(told) = self.failovers.iter_mut().find(|told| told.record.id == record.id) {
             told.record = record;

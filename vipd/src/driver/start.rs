@@ -19,7 +19,7 @@ use crate::clock::Monotonic;
 use crate::config::{Config, OnStop};
 use crate::control::{Access, Control};
 use crate::datapath::{Datapath, OpenSettings};
-use crate::failover::{Failover, Settings};
+use crate::failover::{Desired, Failover, Settings};
 use crate::holding::Holding;
 use crate::model::MasterId;
 use crate::neighbour::{self, Network};
@@ -92,9 +92,9 @@ fn settled(
         address.is_some_and(|address| address.has(Address::ANNOUNCE))
     };
     let elsewhere = |master: MasterId| {
-        let target = failover.desired().get(master.0).and_then(|desired| desired.target);
+        let node = failover.desired().get(master.0).and_then(Desired::serves);
         let is_own = |ip: IpAddr| network.addresses.iter().any(|own| own.address == ip);
-        target.is_some_and(|target| !is_own(target.addr.ip()))
+        node.is_some_and(|node| !is_own(node.ip()))
     };
     topology
         .services()

@@ -190,7 +190,7 @@ impl Groups {
         let listed = listed(actual, before);
         let none = Replicas::default();
         let replicas = wanted.replicas.get(place.route.service.master.0).unwrap_or(&none);
-        let target = place.target.map(|(target, _)| target.addr);
+        let target = place.target.map(|(node, _)| node);
 
         let named = wanted.nodes.get(place.route.service.master.0);
         let named = named.into_iter().flatten().copied().chain(target);

@@ -154,6 +154,7 @@ pub(super) fn confirmed(master: u64, target: Target) -> Confirmed {
         master,
         port: u32::from(target.addr.port()),
         valid: 1,
+        ..Confirmed::default()
     }
 }
 

@@ -128,10 +128,9 @@ pub(super) fn preview(
         .iter()
         .map(|&target| Desired {
             target,
-            provisional: None,
-            parked: false,
             announce: true,
             state: State::Serving,
+            ..Desired::default()
         })
         .collect();
     let may_announce: BTreeSet<IpAddr> = topology.vips.iter().map(|vip| vip.addr).collect();

@@ -229,7 +229,7 @@ impl Driver {
                         self.watchers.stop(node);
                     }
                 }
-                Command::Record(record) => self.record(record),
+                Command::Record(record) => self.record(*record),
                 Command::Notice { master, notice } => {
                     let sentinel = notice.sentinel().map(|it| self.knowledge.endpoint(it));
                     warn!(master = self.knowledge.name(master), sentinel, "{notice}");

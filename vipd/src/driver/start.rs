@@ -111,7 +111,7 @@ impl Driver {
         let network = network_input.borrow_and_update().clone();
         let (ask, questions) = mpsc::channel(QUEUE);
         // The lock on the pins first: the socket's file may be a running vipd's.
-        let (mut datapath, adopted) = Datapath::open(&OpenSettings::from(&config.daemon))?;
+        let (mut datapath, adopted) = Datapath::open(&OpenSettings::from(&config))?;
         if let Some(why) = host::own_vips(&config, &network, &adopted.actual).next() {
             bail!(why);
         }

@@ -111,11 +111,7 @@ impl Waiting {
             | Phase::Replacing { candidate, .. }
             | Phase::Returning { candidate, .. } => Self::Answer(candidate),
             Phase::Serving { .. } | Phase::Promoting { .. } | Phase::Reverting { .. } => {
-                if policy.is_loss(support) {
-                    Self::Sentinels
-                } else {
-                    Self::Nothing
-                }
+                if policy.is_loss(support) { Self::Sentinels } else { Self::Nothing }
             }
             // Nothing more can be lost; the return of a majority is not expected at any time.
             Phase::Withdrawn { .. } => Self::Nothing,
@@ -309,12 +305,12 @@ impl Turn<'_> {
             }
             if served.provisional.is_none() && before.target() != Some(served.target) {
                 let record = self.timelines.confirmed(now, id, served.target);
-                self.out.extend(record.map(Command::Record));
+                self.out.extend(record.map(super::record));
             }
         }
         if before.is_parked() && !after.is_parked() && old == after.served().map(Served::addr) {
             let record = self.timelines.unparked(now, id);
-            self.out.extend(record.map(Command::Record));
+            self.out.extend(record.map(super::record));
         }
     }
 

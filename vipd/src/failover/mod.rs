@@ -203,7 +203,7 @@ pub enum Command {
         master: MasterId,
     },
     /// A failover is complete enough to show, or is amended (same `id`).
-    Record(FailoverRecord),
+    Record(Box<FailoverRecord>),
     /// Something an operator must know.
     Notice {
         /// About which name.
@@ -214,7 +214,7 @@ pub enum Command {
 }
 
 /// What the kernel should look like for one master name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Desired {
     /// The master; confirmed by an epoch and by ROLE. None until the first one.
     pub target: Option<Target>,
@@ -236,9 +236,10 @@ impl Desired {
 }
 
 /// Where a master name stands, for status.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum State {
     /// No majority of the Sentinels names a master yet.
+    #[default]
     Learning,
     /// A new master is known and has not answered ROLE = master; the old one, if there is one,
     /// goes on.
@@ -272,9 +273,7 @@ impl Failover {
         let masters: Vec<Master> = masters.collect();
         Self {
             desired: masters.iter().map(Master::desired).collect(),
-            timelines: Timelines::new(
-                masters.iter().map(|master| master.desired().serves()),
-            ),
+            timelines: Timelines::new(masters.iter().map(|master| master.desired().serves())),
             masters,
         }
     }
@@ -295,7 +294,7 @@ impl Failover {
                 }
             }
             Event::Seen { sentinel, master, what } => {
-                out.extend(self.timelines.seen(now, master, what).map(Command::Record));
+                out.extend(self.timelines.seen(now, master, what).map(record));
                 self.with(master, now, &mut out, |it| match what {
                     Sighting::Selected(Some(node))
                     | Sighting::Promoting(Some(node))
@@ -317,7 +316,7 @@ impl Failover {
                 self.with(master, now, &mut out, |it| it.cancelled());
             }
             Event::Released { master, flip, clients } => {
-                out.extend(self.timelines.released(master, flip, clients).map(Command::Record));
+                out.extend(self.timelines.released(master, flip, clients).map(record));
             }
             Event::Role { node, role } => {
                 for id in 0..self.masters.len() {
@@ -328,10 +327,10 @@ impl Failover {
                 let desired = self.desired.get(master.0);
                 let target = desired.and_then(|it| it.target).filter(|it| it.addr == node);
                 let epoch = target.map(|target| target.epoch);
-                out.extend(self.timelines.committed(now, master, node, epoch).map(Command::Record));
+                out.extend(self.timelines.committed(now, master, node, epoch).map(record));
             }
             Event::FirstPacket { master, at } => {
-                out.extend(self.timelines.first_packet(master, at).map(Command::Record));
+                out.extend(self.timelines.first_packet(master, at).map(record));
             }
             Event::Tick => {
                 for id in 0..self.masters.len() {
@@ -363,4 +362,8 @@ impl Failover {
         act(&mut Turn { master, id, now, timelines: &mut self.timelines, out });
         self.desired[id.0] = master.desired();
     }
+}
+
+fn record(record: FailoverRecord) -> Command {
+    Command::Record(Box::new(record))
 }

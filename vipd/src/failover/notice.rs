@@ -164,7 +164,11 @@ impl fmt::Display for Notice {
                     Some(candidate) => write!(f, "{candidate} was selected, but ")?,
                     None => f.write_str("a failover was asked for, but ")?,
                 }
-                f.write_str(if *aborted { "its leader gave up" } else { "no promotion came in time" })?;
+                f.write_str(if *aborted {
+                    "its leader gave up"
+                } else {
+                    "no promotion came in time"
+                })?;
                 write!(f, "; {serving} is served again")
             }
             Self::Doubted { node, target } => write!(

@@ -372,6 +372,7 @@ fn owner(service: u32, node: SocketAddr) -> Confirmed {
         master: 0,
         port: node.port().into(),
         valid: MEMBER,
+        ..Confirmed::default()
     }
 }
 

@@ -238,11 +238,12 @@ fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
     let Some((target, backend)) = place.target else { return down };
     if place.parked {
         // Slot and generation stay: whoever it was is who it is again if nothing comes of it.
+        let fits = present.is_some_and(|it| place.route.may_be(it));
         return match active.state() {
-            ServiceState::Up | ServiceState::Parked => {
+            ServiceState::Up | ServiceState::Parked if fits => {
                 Active::new(ServiceState::Parked, active.slot(), active.generation())
             }
-            ServiceState::Down | ServiceState::Group => down,
+            _ => down,
         };
     }
     let identity = place.route.identity(target);
@@ -311,9 +312,7 @@ impl Line<'_> {
         let target = match self.place.target {
             Some((_, Ok(backend))) => Some(backend),
             // Its MAC is unknown for the moment and ACTIVE stays.
-            Some((_, Err(_))) if carries(self.active) => {
-                actual.backend(self.place.index).copied()
-            }
+            Some((_, Err(_))) if carries(self.active) => actual.backend(self.place.index).copied(),
             Some((_, Err(_))) | None => None,
         };
         target.into_iter().chain(self.place.replicas.iter().map(|(_, backend)| *backend))

@@ -187,7 +187,11 @@ impl fmt::Display for FailoverRecord {
             write!(f, "{comma}{name} {:.3} ms", at.since(start).as_secs_f64() * 1e3)?;
         }
         if let Some(clients) = self.clients {
-            write!(f, "; {} SYNs replayed, {} clients reset", clients.syns_replayed, clients.freed)?;
+            write!(
+                f,
+                "; {} SYNs replayed, {} clients reset",
+                clients.syns_replayed, clients.freed
+            )?;
         }
         Ok(())
     }

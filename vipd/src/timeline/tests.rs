@@ -132,12 +132,8 @@ fn what_vipd_asked_for_is_named_as_the_trigger_once() {
 fn what_was_done_for_the_clients_adds_up() {
     let mut timelines = serving(101);
     flip(&mut timelines, 1000, target(102, 1));
-    let some = Clients {
-        syns_replayed: 2,
-        replayed: Some(at(1001)),
-        freed: 5,
-        freed_at: Some(at(1002)),
-    };
+    let some =
+        Clients { syns_replayed: 2, replayed: Some(at(1001)), freed: 5, freed_at: Some(at(1002)) };
     assert_eq!(timelines.released(MASTER, Some(at(7)), some), None);
     timelines.released(MASTER, Some(at(1000)), some);
     let record = timelines.released(MASTER, Some(at(1000)), some).unwrap();

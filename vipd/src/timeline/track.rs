@@ -212,9 +212,7 @@ impl Track {
             let to = record.to;
             let moment = match what {
                 Sighting::SwitchMaster => Some(&mut record.timeline.switch_master),
-                Sighting::Promoted(node) if node == Some(to) => {
-                    Some(&mut record.timeline.promoted)
-                }
+                Sighting::Promoted(node) if node == Some(to) => Some(&mut record.timeline.promoted),
                 Sighting::Promoting(node) if node == Some(to) => {
                     Some(&mut record.timeline.promoting)
                 }

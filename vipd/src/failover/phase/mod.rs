@@ -275,7 +275,9 @@ fn confirming(candidate: Target, input: Input) -> Phase {
 fn serving(served: Served, input: Input) -> Phase {
     let stays = Phase::Serving { served };
     match input {
-        Input::Claims { successor: Some(successor), park, .. } => succeeded(served, successor, park),
+        Input::Claims { successor: Some(successor), park, .. } => {
+            succeeded(served, successor, park)
+        }
         Input::Claims { successor: None, .. } => stays,
         // Selected again, or by a Sentinel that is late: it is served already.
         Input::Selected { leader, node, .. } if node == served.addr() => match served.provisional {
@@ -325,7 +327,9 @@ fn promoting(served: Served, promotion: Promotion, parked: bool, input: Input) -
         Input::Claims { successor: None, .. } => stays,
         Input::Role { node, role } if promotion.candidate == Some(node) => match role {
             Role::Master(lineage) if promotion.is_promoted(lineage) => {
-                let provisional = Some(Provisional { node, leader: promotion.leader });
+                let provisional = Provisional { node, leader: promotion.leader };
+                // It may be the confirmed one's turn again.
+                let provisional = Some(provisional).filter(|it| it.node != served.target.addr);
                 Phase::Serving { served: Served { provisional, ..served } }
             }
             Role::Replica => {
@@ -344,10 +348,18 @@ fn promoting(served: Served, promotion: Promotion, parked: bool, input: Input) -
         Input::Selected { leader, node, .. } => selected(served, leader, node, parked),
         // Others give up all the time: those that were not elected.
         Input::Aborted { leader } => {
-            if promotion.leader == Some(leader) { Phase::Serving { served } } else { stays }
+            if promotion.leader == Some(leader) {
+                Phase::Serving { served }
+            } else {
+                stays
+            }
         }
         Input::Cancelled => {
-            if promotion.candidate.is_none() { Phase::Serving { served } } else { stays }
+            if promotion.candidate.is_none() {
+                Phase::Serving { served }
+            } else {
+                stays
+            }
         }
         Input::Expired { .. } => {
             if parked && promotion.candidate.is_some() {
@@ -469,8 +481,7 @@ fn succeeded(served: Served, successor: Target, park: bool) -> Phase {
 }
 
 fn selected(served: Served, leader: SentinelId, node: SocketAddr, parked: bool) -> Phase {
-    let promotion =
-        Promotion { candidate: Some(node), leader: Some(leader), was_replica: false };
+    let promotion = Promotion { candidate: Some(node), leader: Some(leader), was_replica: false };
     Phase::Promoting { served, promotion, parked }
 }
 

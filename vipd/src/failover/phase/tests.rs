@@ -57,16 +57,11 @@ fn the_whole_transition_table() {
     use Support::{Majority, Minority, Nobody};
 
     let [is, was] = served();
-    let doubtful = Served {
-        provisional: Some(Provisional { node: node(CHOSEN), leader: None }),
-        ..was
-    };
+    let doubtful =
+        Served { provisional: Some(Provisional { node: node(CHOSEN), leader: None }), ..was };
     let (chosen, newer) = (target(CHOSEN, 4), target(NEWER, 5));
-    let promoting = |candidate, parked| Promoting {
-        served: is,
-        promotion: promotion(candidate),
-        parked,
-    };
+    let promoting =
+        |candidate, parked| Promoting { served: is, promotion: promotion(candidate), parked };
     let replacing = |served, candidate, parked| Replacing { served, candidate, parked };
 
     let l = Learning;
@@ -142,7 +137,22 @@ fn the_whole_transition_table() {
         }),
         (Input::Aborted { leader: LEADER }, [l, c, s, z, o, s, s, r, z, w, q]),
         (Input::Aborted { leader: OTHER }, phases),
-        (Input::Ordered, [l, c, o, { Promoting { served: was, promotion: promotion(None), parked: true } }, o, p, u, r, z, w, q]),
+        (
+            Input::Ordered,
+            [
+                l,
+                c,
+                o,
+                { Promoting { served: was, promotion: promotion(None), parked: true } },
+                o,
+                p,
+                u,
+                r,
+                z,
+                w,
+                q,
+            ],
+        ),
         (Input::Cancelled, [l, c, s, v, s, p, u, r, z, w, q]),
         (Input::Expired { support: Majority }, [l, c, s, z, s, u, s, u2, z, w, q]),
         (Input::Expired { support: Minority }, [l, c, s, v, s, u, s, u2, z, w, q]),

@@ -4,6 +4,10 @@
 use super::*;
 use crate::failover::limit::HOLD_OFF;
 
+fn record_of(record: &FailoverRecord) -> Command {
+    crate::failover::record(record.clone())
+}
+
 const HEIR: Role = Role::Master(Lineage::Heir);
 
 fn early(host: u8, epoch: u64) -> Lab {
@@ -360,15 +364,15 @@ fn the_record_of_an_early_flip_is_completed_by_its_epoch() {
         clients: None,
     };
     let committed = Event::Committed { master: MASTER, node: node(102) };
-    lab.expect(committed, &[Command::Record(record.clone())]);
+    lab.expect(committed, &[record_of(&record)]);
     let clients = Clients { freed: 200, freed_at: Some(at(880)), ..Clients::default() };
     record.clients = Some(clients);
     let released = Event::Released { master: MASTER, flip: Some(at(876)), clients };
-    lab.expect(released, &[Command::Record(record.clone())]);
+    lab.expect(released, &[record_of(&record)]);
     lab.now = at(1782);
     record.timeline.switch_master = Some(at(1782));
-    lab.expect(seen(S[0], Sighting::SwitchMaster), &[Command::Record(record.clone())]);
+    lab.expect(seen(S[0], Sighting::SwitchMaster), &[record_of(&record)]);
     record.timeline.confirmed = Some(at(1782));
     (record.outcome, record.epoch) = (Outcome::Confirmed, Some(Epoch(4)));
-    lab.expect(claim(S[0], 102, 4), &[Command::Record(record)]);
+    lab.expect(claim(S[0], 102, 4), &[record_of(&record)]);
 }

@@ -49,7 +49,7 @@ fn notice(notice: Notice) -> Command {
 }
 
 fn desired(target: Option<Target>, announce: bool, state: State) -> Desired {
-    Desired { target, provisional: None, parked: false, announce, state }
+    Desired { target, announce, state, ..Desired::default() }
 }
 
 fn serving(target: Target) -> Desired {
@@ -353,10 +353,7 @@ fn sentinels_that_come_back_with_a_newer_master_are_not_answered_with_the_old_on
     lab.expect(role(102, AS_MASTER), &[]);
     lab.expect(claim(S[1], 102, 4), &[ask(102)]);
     assert_eq!(lab.desired(), desired(Some(present), false, State::Withdrawn));
-    lab.expect(
-        role(102, AS_MASTER),
-        &[notice(Notice::AnnouncedAgain { present: target(102, 4) })],
-    );
+    lab.expect(role(102, AS_MASTER), &[notice(Notice::AnnouncedAgain { present: target(102, 4) })]);
     assert_eq!(lab.desired(), serving(target(102, 4)));
 }
 
@@ -496,11 +493,11 @@ fn a_failover_leaves_a_record_with_its_timeline() {
         clients: None,
     };
     let committed = Event::Committed { master: MASTER, node: node(102) };
-    lab.expect(committed, &[Command::Record(record.clone())]);
+    lab.expect(committed, &[super::record(record.clone())]);
     lab.expect(committed, &[]);
     record.timeline.first_packet = Some(at(1785));
     lab.now = at(1790);
-    lab.expect(Event::FirstPacket { master: MASTER, at: at(1785) }, &[Command::Record(record)]);
+    lab.expect(Event::FirstPacket { master: MASTER, at: at(1785) }, &[super::record(record)]);
 }
 
 #[test]

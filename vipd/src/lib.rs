@@ -22,6 +22,7 @@ pub mod model;
 pub mod neighbour;
 pub mod netdev;
 pub mod notify;
+pub mod order;
 pub mod pinned;
 pub mod plan;
 pub mod redis_node;

@@ -29,5 +29,6 @@ pub mod redis_node;
 pub mod resolve;
 pub mod sentinel;
 pub mod status;
+pub mod switchover;
 pub mod sysctl;
 pub mod timeline;

@@ -1,7 +1,6 @@
 //! Switchovers, as the driver sees them: one at a time, each in a task of its own that asks for
 //! what only the driver can do, and is shown what is served.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +12,10 @@ use tracing::warn;
 use super::Driver;
 use crate::clock::Monotonic;
 use crate::control::{self, Answer, Response};
-use crate::failover::{Desired, State};
+use crate::failover::{Desired, Event, State};
 use crate::model::MasterId;
 use crate::switchover::{self, Ask, Line, Order, Progress, Remote, View};
+use crate::timeline::Trigger;
 
 /// One switchover asks for two things.
 const ASKS: usize = 8;
@@ -126,24 +126,22 @@ impl Driver {
     /// What a switchover wants of the core.
     pub(super) fn switchover_asks(&mut self, ask: Ask) {
         match ask {
-            Ask::Park { master: _, limit: _, done } => {
+            Ask::Park { master, limit, done } => {
+                let why = Trigger::Switchover;
+                self.tell(Monotonic::now(), Event::Ordered { master, why, limit });
                 // It may have been cut short.
                 let _ = done.send(());
             }
-            Ask::Cancel { master: _ } => {}
+            Ask::Cancel { master } => self.tell(Monotonic::now(), Event::Cancelled { master }),
         }
     }
 }
 
 fn view_of(desired: &Desired) -> View {
     View {
-        serves: serves(desired),
+        serves: desired.serves(),
         steady: desired.state == State::Serving,
-        parked: false,
+        parked: desired.parked,
         ..View::default()
     }
-}
-
-fn serves(desired: &Desired) -> Option<SocketAddr> {
-    desired.target.map(|target| target.addr)
 }

@@ -15,6 +15,7 @@ mod reload;
 mod report;
 mod rounds;
 mod start;
+mod switchover;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -34,10 +35,11 @@ use self::possession::{Possession, Probed};
 use self::reconcile::Told;
 use self::rounds::{Answer, Rounds};
 use self::start::Sources;
+use self::switchover::Switchovers;
 use crate::announce::Port;
 use crate::clock::Monotonic;
 use crate::config::Config;
-use crate::control::{Control, Question, Request, Response};
+use crate::control::{Answer as Reply, Control, Question, Request, Response};
 use crate::datapath::{Datapath, Events};
 use crate::failover::{Command, Event, Failover};
 use crate::holding::Holding;
@@ -48,6 +50,7 @@ use crate::plan::{Actual, Problem, Topology};
 use crate::redis_node::Watchers;
 use crate::sentinel::Followers;
 use crate::status::MAX_FAILOVERS;
+use crate::switchover::Ask;
 use crate::timeline::FailoverRecord;
 
 /// Reports on their way; whoever reports waits while it is full.
@@ -110,6 +113,7 @@ struct Driver {
     settled: BTreeSet<MasterId>,
     knowledge: Knowledge,
     failovers: VecDeque<Told>,
+    switchovers: Switchovers,
     /// What isn't as it should be, since when.
     problems: BTreeMap<Problem, Instant>,
     /// Those that were logged.
@@ -142,6 +146,7 @@ struct Inputs {
     probes: mpsc::Receiver<Probed>,
     rounds: mpsc::Receiver<Answer>,
     questions: mpsc::Receiver<Question>,
+    switchovers: mpsc::Receiver<Ask>,
 }
 
 impl Driver {
@@ -175,10 +180,11 @@ impl Driver {
                 }
                 Some(answer) = inputs.rounds.recv() => self.rounds.answered(answer),
                 Some((request, answer)) = inputs.questions.recv() => {
-                    let response = self.answer(request, &mut inputs.sources).await;
+                    let reply = self.answer(request, &mut inputs.sources).await;
                     // Whoever asked may be gone.
-                    let _ = answer.send(response);
+                    let _ = answer.send(reply);
                 }
+                Some(ask) = inputs.switchovers.recv() => self.switchover_asks(ask),
                 () = deadline => self.tell(Monotonic::now(), Event::Tick),
                 _ = tick.tick() => {
                     self.look_at_host();
@@ -211,6 +217,7 @@ impl Driver {
         // The flip first: nothing else is in a hurry.
         if changed {
             self.reconcile();
+            self.switchovers.show(self.failover.desired(), Monotonic::now());
         }
         self.obey(commands);
     }
@@ -267,6 +274,7 @@ impl Driver {
                     && current == event.generation
                 {
                     let at = Monotonic(event.time_ns);
+                    self.switchovers.first_packet(master, at);
                     self.tell(Monotonic::now(), Event::FirstPacket { master, at });
                 }
             }
@@ -336,8 +344,9 @@ impl Driver {
             .collect()
     }
 
-    async fn answer(&mut self, request: Request, sources: &mut Sources) -> Response {
-        match request {
+    async fn answer(&mut self, request: Request, sources: &mut Sources) -> Reply {
+        Reply::Now(match request {
+            Request::Switchover(order) => return self.switch_over(order),
             Request::Status => match self.status() {
                 Ok(status) => Response::Status(Box::new(status)),
                 Err(error) => Response::Error(format!("{error:#}")),
@@ -347,7 +356,7 @@ impl Driver {
                 Ok(()) => Response::Done,
                 Err(error) => Response::Error(format!("{error:#}")),
             },
-        }
+        })
     }
 
     /// A Sentinel's script says that a master has changed. Whom it names is of no interest: the

@@ -13,6 +13,7 @@ use vipd_common::maps::Address;
 use super::knowledge::Knowledge;
 use super::possession::Possession;
 use super::rounds::Rounds;
+use super::switchover::Switchovers;
 use super::{Driver, Inputs, QUEUE, host};
 use crate::announce::Schedule;
 use crate::clock::Monotonic;
@@ -132,6 +133,7 @@ impl Driver {
         let (possession, probes) =
             Possession::new(&adopted.actual, Schedule::from(&config.announce))?;
         let (rounds, answers) = Rounds::new();
+        let (switchovers, asks) = Switchovers::new();
         let holding = Holding::open(&config.daemon.control_socket)?;
         let settled = settled(&topology, &failover, &adopted.actual, &network);
 
@@ -153,6 +155,7 @@ impl Driver {
             rounds,
             settled,
             failovers: VecDeque::new(),
+            switchovers,
             problems: BTreeMap::new(),
             reported: BTreeSet::new(),
             cables: Vec::new(),
@@ -194,12 +197,21 @@ impl Driver {
             );
         }
         let network = network_input;
-        let inputs = Inputs { sources, network, kernel, probes, rounds: answers, questions };
+        let inputs = Inputs {
+            sources,
+            network,
+            kernel,
+            probes,
+            rounds: answers,
+            questions,
+            switchovers: asks,
+        };
         Ok((driver, inputs))
     }
 
     /// Leaves the host as it was, or as `on_stop = "keep"` wants it.
     pub(super) async fn stop(mut self) -> Result<()> {
+        self.switchovers.stop().await;
         let pin_dir = self.config.daemon.pin_dir.display().to_string();
         match self.config.daemon.on_stop {
             OnStop::Keep => {

@@ -229,7 +229,7 @@ impl Driver {
                         self.watchers.stop(node);
                     }
                 }
-                Command::Record(record) => self.record(record),
+                Command::Record(record) => self.record(*record),
                 Command::Notice { master, notice } => {
                     let sentinel = notice.sentinel().map(|it| self.knowledge.endpoint(it));
                     warn!(master = self.knowledge.name(master), sentinel, "{notice}");
@@ -240,7 +240,7 @@ impl Driver {
 
     fn record(&mut self, record: FailoverRecord) {
         if record.timeline.first_packet.is_some() {
-            info!(master = self.knowledge.name(record.master), "{}", record.timeline);
+            info!(master = self.knowledge.name(record.master), "{record}");
         }
         if let Some(told) = self.failovers.iter_mut().find(|told| told.record.id == record.id) {
             told.record = record;

@@ -34,8 +34,8 @@ impl Driver {
 
     fn is_claimed(&self, vip: &Vip, service: &Service) -> bool {
         let Some(desired) = self.failover.desired().get(service.master.0) else { return false };
-        let Some(target) = desired.target else { return false };
-        desired.announce && (vip.mode != Mode::Host || self.is_own(target.addr.ip()))
+        let Some(node) = desired.serves() else { return false };
+        desired.announce && (vip.mode != Mode::Host || self.is_own(node.ip()))
     }
 
     /// VIPs that need no question whether somebody else has them, now or when it is our turn. In

@@ -190,7 +190,7 @@ mod tests {
     use crate::failover::State;
     use crate::model::{Epoch, SentinelId};
     use crate::sentinel::Report;
-    use crate::timeline::Timeline;
+    use crate::timeline::{Outcome, Timeline, Trigger};
 
     fn config(masters: &[&str], sentinels: &[&str]) -> Config {
         let mut text = format!(
@@ -260,10 +260,13 @@ mod tests {
         let record = |id, master| FailoverRecord {
             id,
             master: MasterId(master),
+            trigger: Trigger::Claim,
+            outcome: Outcome::Confirmed,
             from: None,
             to: node(101),
-            epoch: Epoch(1),
+            epoch: Some(Epoch(1)),
             timeline: Timeline::default(),
+            clients: None,
         };
         assert_eq!(carried(record(7, 0), &earlier, &later), None);
         assert_eq!(carried(record(8, 1), &earlier, &later), Some(record(CLOSED, 1)));
@@ -272,7 +275,7 @@ mod tests {
     #[test]
     fn who_was_withdrawn_stays_so_over_a_reload() {
         let knowledge = Knowledge::new(&config(&["a", "b"], &["198.18.0.101:26379"]));
-        let desired = |announce, state| Desired { target: None, announce, state };
+        let desired = |announce, state| Desired { announce, state, ..Desired::default() };
         let desired = [desired(true, State::Serving), desired(false, State::Withdrawn)];
         assert_eq!(withdrawn(&knowledge, &desired), BTreeSet::from(["b"]));
     }

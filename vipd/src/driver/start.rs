@@ -19,7 +19,7 @@ use crate::clock::Monotonic;
 use crate::config::{Config, OnStop};
 use crate::control::{Access, Control};
 use crate::datapath::{Datapath, OpenSettings};
-use crate::failover::{Failover, Settings};
+use crate::failover::{Desired, Failover, Settings};
 use crate::holding::Holding;
 use crate::model::MasterId;
 use crate::neighbour::{self, Network};
@@ -92,9 +92,9 @@ fn settled(
         address.is_some_and(|address| address.has(Address::ANNOUNCE))
     };
     let elsewhere = |master: MasterId| {
-        let target = failover.desired().get(master.0).and_then(|desired| desired.target);
+        let node = failover.desired().get(master.0).and_then(Desired::serves);
         let is_own = |ip: IpAddr| network.addresses.iter().any(|own| own.address == ip);
-        target.is_some_and(|target| !is_own(target.addr.ip()))
+        node.is_some_and(|node| !is_own(node.ip()))
     };
     topology
         .services()
@@ -111,7 +111,7 @@ impl Driver {
         let network = network_input.borrow_and_update().clone();
         let (ask, questions) = mpsc::channel(QUEUE);
         // The lock on the pins first: the socket's file may be a running vipd's.
-        let (mut datapath, adopted) = Datapath::open(&OpenSettings::from(&config.daemon))?;
+        let (mut datapath, adopted) = Datapath::open(&OpenSettings::from(&config))?;
         if let Some(why) = host::own_vips(&config, &network, &adopted.actual).next() {
             bail!(why);
         }

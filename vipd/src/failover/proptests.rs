@@ -33,20 +33,30 @@ fn any_target() -> impl Strategy<Value = Target> {
     (101..104_u8, 0..8_u64).prop_map(|(host, epoch)| target(host, epoch))
 }
 
+fn any_lineage() -> impl Strategy<Value = Lineage> {
+    prop_oneof![Just(Lineage::Heir), Just(Lineage::Stranger), Just(Lineage::Unknown)]
+}
+
 fn any_role() -> impl Strategy<Value = Role> {
-    prop_oneof![3 => Just(Role::Master), 1 => Just(Role::Replica), 1 => Just(Role::NoAnswer)]
+    prop_oneof![3 => any_lineage().prop_map(Role::Master), 1 => Just(Role::Replica), 1 => Just(Role::NoAnswer)]
 }
 
 fn any_event(
     claimed: impl Strategy<Value = Target> + 'static,
 ) -> impl Strategy<Value = (u64, Event)> {
     let sentinel = (0..SENTINELS).prop_map(SentinelId);
+    let node_or_none = || prop::option::weighted(0.9, (101..105_u8).prop_map(node));
     let what = prop_oneof![
         Just(Sighting::Sdown),
         Just(Sighting::Odown),
-        Just(Sighting::Selected),
-        Just(Sighting::SwitchMaster)
+        node_or_none().prop_map(Sighting::Selected),
+        node_or_none().prop_map(Sighting::Promoting),
+        node_or_none().prop_map(Sighting::Promoted),
+        Just(Sighting::SwitchMaster),
+        Just(Sighting::End),
+        Just(Sighting::Aborted),
     ];
+    let why = prop_oneof![Just(Trigger::FastFail), Just(Trigger::Switchover)];
     let event = prop_oneof![
         8 => (sentinel.clone(), claimed).prop_map(|(sentinel, target)| Event::Claim {
             sentinel,
@@ -56,13 +66,20 @@ fn any_event(
         1 => sentinel
             .clone()
             .prop_map(|sentinel| Event::UnknownMaster { sentinel, master: MASTER }),
-        2 => sentinel.prop_map(|sentinel| Event::SentinelLost { sentinel }),
+        2 => sentinel.clone().prop_map(|sentinel| Event::SentinelLost { sentinel }),
         6 => (101..105_u8, any_role()).prop_map(|(host, role)| Event::Role {
             node: node(host),
             role
         }),
-        1 => what.prop_map(|what| Event::Seen { master: MASTER, what }),
-        1 => any_target().prop_map(|target| Event::Committed { master: MASTER, target }),
+        5 => (sentinel, what)
+            .prop_map(|(sentinel, what)| Event::Seen { sentinel, master: MASTER, what }),
+        1 => (why, 0..9000_u64).prop_map(|(why, ms)| Event::Ordered {
+            master: MASTER,
+            why,
+            limit: Duration::from_millis(ms)
+        }),
+        1 => Just(Event::Cancelled { master: MASTER }),
+        1 => (101..105_u8).prop_map(|host| Event::Committed { master: MASTER, node: node(host) }),
         1 => (0..100_000_u64).prop_map(|ms| Event::FirstPacket {
             master: MASTER,
             at: Monotonic(ms * 1_000_000)
@@ -72,10 +89,15 @@ fn any_event(
     (0..3000_u64, event)
 }
 
+const PARK: Duration = Duration::from_secs(2);
+
 fn settings() -> impl Strategy<Value = Settings> {
     let action = prop_oneof![Just(OnSentinelLoss::Hold), Just(OnSentinelLoss::Withdraw)];
-    (action, any::<bool>()).prop_map(|(action, is_host)| Settings {
+    let cutover = prop_oneof![2 => Just(Cutover::Early), 1 => Just(Cutover::Confirmed)];
+    (action, any::<bool>(), cutover).prop_map(|(action, is_host, cutover)| Settings {
         configured_sentinels: CONFIGURED,
+        cutover,
+        park: PARK,
         policies: vec![if is_host {
             LossPolicy::host(action, Duration::from_secs(3))
         } else {
@@ -85,9 +107,19 @@ fn settings() -> impl Strategy<Value = Settings> {
 }
 
 fn adopted(target: impl Strategy<Value = Target>) -> impl Strategy<Value = Option<Adopted>> {
+    let provisional = prop::option::weighted(0.2, (101..104_u8).prop_map(node));
     let adopted =
-        (target, any::<bool>()).prop_map(|(target, announced)| Adopted { target, announced });
+        (target, provisional, any::<bool>()).prop_map(|(target, provisional, announced)| Adopted {
+            target,
+            provisional: provisional.filter(|node| *node != target.addr),
+            announced,
+        });
     proptest::option::of(adopted)
+}
+
+fn serving(target: Target) -> Desired {
+    let target = Some(target);
+    Desired { target, announce: true, state: State::Serving, ..Desired::default() }
 }
 
 /// Runs the machine and checks after every event what must always hold.
@@ -130,13 +162,25 @@ impl Checked {
             Event::UnknownMaster { sentinel, .. } | Event::SentinelLost { sentinel } => {
                 self.live.remove(&sentinel);
             }
-            Event::Role { node, role: Role::Master } => {
+            Event::Role { node, role: Role::Master(_) } => {
                 if self.claimed.contains(&node) {
                     self.answered.insert(node);
                 }
             }
+            Event::Seen {
+                what:
+                    Sighting::Selected(Some(node))
+                    | Sighting::Promoting(Some(node))
+                    | Sighting::Promoted(Some(node)),
+                ..
+            } => {
+                self.claimed.insert(node);
+            }
             Event::Role { .. }
             | Event::Seen { .. }
+            | Event::Ordered { .. }
+            | Event::Cancelled { .. }
+            | Event::Released { .. }
             | Event::Committed { .. }
             | Event::FirstPacket { .. }
             | Event::Tick => {}
@@ -144,6 +188,16 @@ impl Checked {
         let commands = self.failover.handle(self.now, event);
         self.follow(&commands);
         self.check(before, event);
+    }
+
+    /// Nobody says anything any more but this node, that it is master.
+    fn let_limits_pass(&mut self, node: SocketAddr) {
+        for _ in 0..8 {
+            self.handle(0, Event::Role { node, role: Role::Master(Lineage::Heir) });
+            let Some(deadline) = self.failover.deadline() else { break };
+            let after_ms = deadline.since(self.now).as_millis() as u64 + 1;
+            self.handle(after_ms, Event::Tick);
+        }
     }
 
     fn follow(&mut self, commands: &[Command]) {
@@ -161,12 +215,24 @@ impl Checked {
 
     fn check(&self, before: Desired, event: Event) {
         let after = self.desired();
+        if before.serves() != after.serves() {
+            let node = after.serves().expect("what is served is never taken away");
+            assert!(
+                matches!(event, Event::Role { node: said, role: Role::Master(_) } if said == node),
+                "a flip to {node} without its word, on {event:?}"
+            );
+            assert_eq!(self.asking, Some(node), "it was not asked");
+        }
         if before.target != after.target {
             let target = after.target.expect("a target is never taken away");
-            assert_eq!(event, Event::Role { node: target.addr, role: Role::Master });
-            assert!(self.answered.contains(&target.addr));
+            let was_provisional = before.provisional == Some(target.addr);
+            if before.serves() == Some(target.addr) {
+                let is_epoch = matches!(event, Event::Claim { .. } | Event::Role { .. });
+                assert!(is_epoch || was_provisional, "{event:?}");
+            } else {
+                assert!(self.answered.contains(&target.addr));
+            }
             assert!(self.live.values().any(|claim| *claim == target), "nobody claims it now");
-            assert_eq!(self.asking, Some(target.addr), "confirmed without having been asked");
             if let Some(old) = before.target {
                 assert!(old.epoch <= target.epoch, "the epoch fell");
                 assert!(
@@ -177,6 +243,10 @@ impl Checked {
                 assert!(self.live_configured(|_| true) > CONFIGURED / 2, "started too early");
             }
         }
+        assert!(
+            after.provisional.is_none_or(|node| after.target.is_some_and(|it| it.addr != node))
+        );
+        assert!(!after.parked || self.failover.deadline().is_some(), "parked without an end");
         assert!(!after.announce || after.target.is_some());
         if !before.announce && after.announce {
             assert!(self.live_configured(|_| true) > CONFIGURED / 2, "announced too early");
@@ -233,12 +303,14 @@ proptest! {
         let newest = epochs.iter().copied().max().unwrap_or_default();
         let newest = target(node_of(newest), newest);
         let fence = checked.desired().target;
-        checked.handle(1, Event::Role { node: newest.addr, role: Role::Master });
+        checked.handle(1, Event::Role { node: newest.addr, role: Role::Master(Lineage::Heir) });
 
         let expected = fence.filter(|fence| fence.epoch >= newest.epoch).unwrap_or(newest);
+        // Whatever else was on its way comes to nothing.
+        checked.let_limits_pass(expected.addr);
         prop_assert_eq!(
             checked.desired(),
-            Desired { target: Some(expected), announce: true, state: State::Serving }
+            serving(expected)
         );
     }
 
@@ -271,10 +343,10 @@ proptest! {
         for sentinel in 0..SENTINELS {
             while deliver(&mut checked, sentinel) {}
         }
-        checked.handle(1, Event::Role { node: newest.addr, role: Role::Master });
+        checked.handle(1, Event::Role { node: newest.addr, role: Role::Master(Lineage::Heir) });
         prop_assert_eq!(
             checked.desired(),
-            Desired { target: Some(newest), announce: true, state: State::Serving }
+            serving(newest)
         );
     }
 }

@@ -158,6 +158,17 @@ impl FastFail {
         Self { settings, sentinels: Sentinels::Minority, masters }
     }
 
+    /// Goes on from what was ordered under another configuration; `same` finds a master there by its
+    /// number here before.
+    pub fn inherit(&mut self, earlier: &Self, same: impl Fn(MasterId) -> Option<MasterId>) {
+        for (id, watch) in earlier.masters.iter().enumerate() {
+            let later = same(MasterId(id)).and_then(|id| self.masters.get_mut(id.0));
+            if let Some(later) = later {
+                later.inherit(watch);
+            }
+        }
+    }
+
     /// Takes one event. One about a master that doesn't exist is ignored.
     pub fn handle(&mut self, now: Monotonic, event: Event) -> Vec<Command> {
         let mut out = Vec::new();
@@ -188,6 +199,11 @@ impl FastFail {
         let mut out = Vec::new();
         self.with(now, master, &mut out, |it| it.hinted());
         out
+    }
+
+    /// As of the last [`Event::Sentinels`].
+    pub fn sentinels(&self) -> Sentinels {
+        self.sentinels
     }
 
     /// When [`Event::Tick`] is wanted next.

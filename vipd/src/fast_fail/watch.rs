@@ -86,6 +86,10 @@ impl Watch {
         served.flat_map(|it| [it.node].into_iter().chain(it.replicas.iter().copied()))
     }
 
+    pub(super) fn inherit(&mut self, earlier: &Self) {
+        self.ordered = earlier.ordered;
+    }
+
     pub(super) fn deadline(&self, grace: Duration) -> Option<Monotonic> {
         match self.suspicion.as_ref()?.attempt {
             Attempt::Gathering { begun, .. } => Some(begun + grace + PATIENCE),

@@ -1,6 +1,7 @@
 //! `fast_fail = "refused"`: a Redis whose process is gone is replaced long before the Sentinels have
 //! noticed, exactly once; and whenever that isn't certain, nothing is done.
 
+use std::collections::HashMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -9,7 +10,7 @@ use redis::Value;
 use vipd_tests::daemon::Daemon;
 use vipd_tests::namespace::output;
 use vipd_tests::options::Placement;
-use vipd_tests::redis_node::{REDIS_PORT, Role};
+use vipd_tests::redis_node::{REDIS_PORT, RedisNode, Role};
 use vipd_tests::scenario::{Traffic, scenario, verify};
 use vipd_tests::sentinel::MASTER_NAME;
 use vipd_tests::wait::{PATIENCE, wait_for, wait_until};
@@ -92,17 +93,18 @@ fn nothing_is_ordered_without_a_quorum() {
             let answer = lab.sentinels[0].ask::<Value>(&["SENTINEL", "CKQUORUM", MASTER_NAME]);
             Ok(answer.is_err_and(|error| format!("{error:#}").contains("NOQUORUM")))
         })?;
-        dies_in_vain(lab, "no quorum")
+        dies_in_vain(lab, lab.master()?, "no quorum")
     });
 }
 
 #[test]
 fn nothing_is_ordered_without_a_majority() {
     scenario(fast_fail(Mode::Nat), |lab| {
+        let old = lab.master()?;
         lab.sentinels[1].kill()?;
         lab.sentinels[2].kill()?;
         wait_until("vipd misses them", PATIENCE, || told(lab.daemon(), "lost:", 2))?;
-        dies_in_vain(lab, "no quorum|no majority")
+        dies_in_vain(lab, old, "no quorum|no majority")
     });
 }
 
@@ -114,7 +116,7 @@ fn nothing_is_ordered_in_tilt() {
         let first = &lab.sentinels[0];
         first.freeze()?;
         wait_until("another Sentinel misses it", PATIENCE, || {
-            let peers: Vec<std::collections::HashMap<String, String>> =
+            let peers: Vec<HashMap<String, String>> =
                 lab.sentinels[1].ask(&["SENTINEL", "SENTINELS", MASTER_NAME])?;
             Ok(peers.iter().any(|it| it.get("flags").is_some_and(|it| it.contains("s_down"))))
         })?;
@@ -122,25 +124,54 @@ fn nothing_is_ordered_in_tilt() {
         wait_until("it is in TILT", PATIENCE, || {
             Ok(first.ask::<String>(&["INFO", "sentinel"])?.contains("sentinel_tilt:1"))
         })?;
-        dies_in_vain(lab, "TILT")
+        dies_in_vain(lab, lab.master()?, "TILT")
     });
 }
 
 #[test]
-fn nothing_is_ordered_without_a_replica_that_is_connected() {
+fn nothing_is_ordered_without_a_replica_that_may_be_promoted() {
     scenario(fast_fail(Mode::Nat), |lab| {
         let old = lab.master()?;
-        for node in lab.nodes.iter().enumerate().filter(|(number, _)| *number != old) {
-            // A replica of nobody is connected to nobody.
-            node.1.ask::<Value>(&["REPLICAOF", "198.18.0.199", "1"])?;
+        for node in replicas(lab, old) {
+            node.ask::<Value>(&["CONFIG", "SET", "replica-priority", "0"])?;
         }
-        wait_until("vipd knows", PATIENCE, || {
-            let status = lab.daemon().status_text()?;
-            ensure!(!status.is_empty());
-            let in_sync = Role::Replica { in_sync: true };
-            Ok(lab.nodes.iter().all(|node| node.role().is_ok_and(|role| role != in_sync)))
+        wait_known(lab, |replica| field(replica, "slave-priority") == "0")?;
+        dies_in_vain(lab, old, "priority 0")
+    });
+}
+
+#[test]
+fn nothing_is_ordered_without_a_replica_that_is_fresh() {
+    scenario(fast_fail(Mode::Nat), |lab| {
+        let old = lab.master()?;
+        let addresses: Vec<String> =
+            replicas(lab, old).map(|node| node.address().ip().to_string()).collect();
+        // They stay what they are, with data that grows old.
+        lab.nodes[old].host().namespace.nft(&format!(
+            "table inet grumpy {{
+                chain input {{
+                    type filter hook input priority 0; policy accept;
+                    ip saddr {{ {} }} tcp dport {REDIS_PORT} drop
+                    ip saddr {{ {} }} tcp sport {REDIS_PORT} accept
+                }}
+            }}\n",
+            addresses.join(", "),
+            addresses.join(", "),
+        ))?;
+        wait_known(lab, |replica| {
+            field(replica, "master-link-down-time").parse().is_ok_and(|down: u64| down > 6_000)
         })?;
-        dies_in_vain(lab, "no replica")
+        dies_in_vain(lab, old, "no replica")
+    });
+}
+
+#[test]
+fn nothing_is_ordered_without_a_replica_that_bears_witness() {
+    scenario(fast_fail(Mode::Nat), |lab| {
+        let old = lab.master()?;
+        replicas(lab, old).try_for_each(RedisNode::freeze)?;
+        dies_in_vain(lab, old, "no replica")?;
+        replicas(lab, old).try_for_each(RedisNode::thaw)
     });
 }
 
@@ -150,7 +181,7 @@ fn a_firewall_that_rejects_vipd_is_no_death() {
         let old = lab.master()?;
         let director = lab.director().address;
         lab.nodes[old].host().namespace.nft(&format!(
-            "table inet reject {{
+            "table inet grumpy {{
                 chain input {{
                     type filter hook input priority 0; policy accept;
                     ip saddr {director} tcp dport {REDIS_PORT} reject with tcp reset
@@ -267,8 +298,7 @@ fn left_to_the_sentinels(
 
 /// Redis is killed, vipd says that it does nothing and why (one of the words between `|`), and has
 /// done nothing.
-fn dies_in_vain(lab: &mut Lab, why: &str) -> Result<()> {
-    let old = lab.master()?;
+fn dies_in_vain(lab: &mut Lab, old: usize, why: &str) -> Result<()> {
     lab.nodes[old].kill()?;
     wait_until("vipd says that it does nothing", PATIENCE, || {
         told(lab.daemon(), "is left to the Sentinels", 1)
@@ -279,6 +309,23 @@ fn dies_in_vain(lab: &mut Lab, why: &str) -> Result<()> {
     ensure!(why.split('|').any(|why| line.contains(why)), "not because of {why}: {line}");
     ensure!(logged(lab, ASKED)? == 0, "a Sentinel was asked for a failover");
     Ok(())
+}
+
+fn replicas(lab: &Lab, master: usize) -> impl Iterator<Item = &RedisNode> {
+    lab.nodes.iter().enumerate().filter(move |(number, _)| *number != master).map(|(_, node)| node)
+}
+
+/// Waits until the first Sentinel sees every replica so.
+fn wait_known(lab: &Lab, seen: impl Fn(&HashMap<String, String>) -> bool) -> Result<()> {
+    wait_until("the Sentinel that would be asked knows", PATIENCE, || {
+        let replicas: Vec<HashMap<String, String>> =
+            lab.sentinels[0].ask(&["SENTINEL", "REPLICAS", MASTER_NAME])?;
+        Ok(replicas.iter().all(&seen))
+    })
+}
+
+fn field<'a>(fields: &'a HashMap<String, String>, name: &str) -> &'a str {
+    fields.get(name).map_or("", String::as_str)
 }
 
 /// With Sentinels that take long to notice.

@@ -50,6 +50,7 @@ impl Driver {
                     master = self.knowledge.name(master),
                     "{what:?}"
                 );
+                self.noticed(master, what);
                 self.tell(at, Event::Seen { sentinel, master, what: self.believed(master, what) });
             }
             Report::Unresolvable { sentinel, master, error } => warn!(

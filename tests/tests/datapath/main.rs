@@ -18,6 +18,7 @@ mod malformed;
 mod nat;
 mod ndp;
 mod refused;
+mod release;
 mod vlan;
 
 #[test]

@@ -49,6 +49,12 @@ header! {
     }
 }
 
+/// The later of two sequence numbers (RFC 9293 section 3.4).
+#[inline(always)]
+pub const fn later(a: u32, b: u32) -> u32 {
+    if (a.wrapping_sub(b) as i32) < 0 { b } else { a }
+}
+
 impl TcpHeader {
     /// Header length in bytes as the data offset says; below 20 it is malformed.
     #[inline(always)]
@@ -186,6 +192,12 @@ mod tests {
     fn a_reset_is_never_answered() {
         assert_eq!(segment(RST).reset(0, [0; 4], [0; 4]), None);
         assert_eq!(segment(RST | ACK).reset(0, [0; 4], [0; 4]), None);
+    }
+
+    #[test]
+    fn sequence_numbers_are_compared_round_the_circle() {
+        assert_eq!((later(5, 7), later(7, 5)), (7, 7));
+        assert_eq!((later(3, u32::MAX), later(u32::MAX, 3)), (3, 3));
     }
 
     #[test]

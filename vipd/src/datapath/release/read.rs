@@ -7,6 +7,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use aya::Pod;
 use vipd_common::maps::{Active, Flow, FlowKey, Pending, ReplayFrame, direction, state};
 use vipd_common::wire::ip::Ip;
+use vipd_common::wire::tcp::later;
 
 use super::super::sys;
 use super::segment;
@@ -94,11 +95,6 @@ fn is_open<A: Ip>(flow: &Flow<A>, established: bool) -> bool {
         && (established || flow.state & state::ANSWERED != 0)
 }
 
-/// The later of two sequence numbers (RFC 9293 section 3.4).
-fn later(a: u32, b: u32) -> u32 {
-    if (a.wrapping_sub(b) as i32) < 0 { b } else { a }
-}
-
 /// Shows every entry of a hash map. What is added or removed meanwhile may be missed.
 fn each<K: Pod, V: Pod>(map: &OwnedFd, mut show: impl FnMut(&K, &V)) -> io::Result<()> {
     // SAFETY: `Pod`: every pattern is valid, zeroes too.
@@ -113,18 +109,5 @@ fn each<K: Pod, V: Pod>(map: &OwnedFd, mut show: impl FnMut(&K, &V)) -> io::Resu
         if last {
             return Ok(());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sequence_numbers_are_compared_round_the_circle() {
-        assert_eq!(later(5, 7), 7);
-        assert_eq!(later(7, 5), 7);
-        assert_eq!(later(3, u32::MAX), 3);
-        assert_eq!(later(u32::MAX, 3), 3);
     }
 }

@@ -6,17 +6,12 @@
 
 use vipd_common::maps::{MAX_SYN, Pending, ServiceState};
 use vipd_common::wire::Header as _;
-use vipd_common::wire::eth::EthHeader;
 use vipd_common::wire::ip::{Ip, IpHeader as _};
-use vipd_common::wire::tcp::TcpHeader;
 
 use crate::frame::Frame;
 use crate::program::ForUs;
 use crate::service::{self, Segment};
 use crate::tables::TablesOf;
-
-/// What is copied of a frame at once.
-type Chunk = [u8; 16];
 
 /// Remembers a SYN that is about to be sent on, unless its service is down. One that is repeated
 /// keeps its age. Not inlined, for the kernel's stack.
@@ -50,7 +45,7 @@ pub fn remember<A: Ip, T: TablesOf<A>>(
     let length = l3 + A::Header::LEN + ip.payload_len() as usize;
     let Some(mut draft) = tables.room() else { return };
     let pending = &mut draft.pending;
-    if !copy(frame, &mut pending.frame, length) {
+    if length > MAX_SYN || !frame.copy(&mut pending.frame, length) {
         return;
     }
     pending.at = tables.now();
@@ -62,30 +57,4 @@ pub fn remember<A: Ip, T: TablesOf<A>>(
     pending.state = held;
     pending.zero = [0; 4];
     tables.put_pending(&segment.key, pending);
-}
-
-/// Copies the first `length` bytes; false if they don't fit, or are too few for TCP.
-#[inline(always)]
-fn copy(frame: &mut impl Frame, to: &mut [u8; MAX_SYN], length: usize) -> bool {
-    const LEAST: usize = EthHeader::LEN + TcpHeader::LEN + 20;
-    if !(LEAST..=MAX_SYN).contains(&length) {
-        return false;
-    }
-    let mut at = 0;
-    while at + Chunk::LEN <= length {
-        if !copy_chunk(frame, to, at) {
-            return false;
-        }
-        at += Chunk::LEN;
-    }
-    // The rest, and once more some of what is before it.
-    copy_chunk(frame, to, length - Chunk::LEN)
-}
-
-#[inline(always)]
-fn copy_chunk(frame: &mut impl Frame, to: &mut [u8; MAX_SYN], at: usize) -> bool {
-    let Some(from) = frame.at::<Chunk>(at) else { return false };
-    let Some(to) = to.get_mut(at..at + Chunk::LEN) else { return false };
-    to.copy_from_slice(from);
-    true
 }

@@ -17,6 +17,7 @@ mod kernel;
 mod malformed;
 mod nat;
 mod ndp;
+mod pending;
 mod refused;
 mod release;
 mod vlan;

@@ -70,6 +70,16 @@ impl Arrivals {
         self.lock().clone()
     }
 
+    /// Writes acknowledged so far.
+    pub fn acknowledged(&self) -> usize {
+        self.lock().writes.len()
+    }
+
+    /// The node that acknowledged the last write.
+    pub fn last_acknowledged_by(&self) -> Option<Arc<str>> {
+        self.lock().writes.last().map(|write| Arc::clone(&write.by))
+    }
+
     /// Waits until `node` has acknowledged a write that was sent after this call.
     pub fn wait_served_by(&self, node: &RedisNode) -> Result<()> {
         let now = Monotonic::now();

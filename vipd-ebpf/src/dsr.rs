@@ -20,7 +20,7 @@ pub fn forward<T: Tables>(
     service: u32,
     verdict: Verdict,
 ) -> Verdict {
-    let active = tables.active(service);
+    let active = tables.standing(service);
     match active.state() {
         ServiceState::Up => {}
         ServiceState::Parked => return Verdict::ServiceParked,

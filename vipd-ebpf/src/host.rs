@@ -17,7 +17,7 @@ use crate::tables::Tables;
 #[inline(always)]
 pub fn handle<A: Ip>(frame: &mut impl Frame, tables: &impl Tables, packet: &ForUs<A>) -> Verdict {
     let service = u32::from(packet.address.service);
-    let active = tables.active(service);
+    let active = tables.standing(service);
     match active.state() {
         ServiceState::Up => {}
         ServiceState::Parked => return Verdict::ServiceParked,

@@ -139,7 +139,7 @@ fn error<A: Ip, T: TablesOf<A>>(frame: &mut impl Frame, tables: &T, packet: &For
     let Some((_, flow)) = nat::find(tables, &key) else {
         return packet.reject(Verdict::IcmpIgnored);
     };
-    let active = tables.active(flow.service);
+    let active = tables.standing(flow.service);
     if flow.generation != active.generation() || active.state() != ServiceState::Up {
         return Verdict::IcmpIgnored;
     }

@@ -71,7 +71,7 @@ fn carry<A: Ip, T: TablesOf<A>>(
             None => Some(service::without_service(frame, packet)),
         };
     };
-    let active = tables.active(flow.service);
+    let active = tables.standing(flow.service);
     // Made once: an IPv6 tuple is large, and the kernel's stack small.
     let other = flow.leaves.reversed();
     // Asked once: on some CPUs the call costs as much as half a look-up.
@@ -171,7 +171,7 @@ fn open<A: Ip, T: TablesOf<A>>(
     let Some(service) = service::service_of(tables, segment) else { return Verdict::ServiceDown };
     // The flow will know the member of a group; another one may have the next connection.
     let service = choose(tables, service);
-    let active = tables.active(service);
+    let active = tables.standing(service);
     match active.state() {
         ServiceState::Up => {}
         ServiceState::Parked => return Verdict::ServiceParked,
@@ -216,7 +216,7 @@ fn open<A: Ip, T: TablesOf<A>>(
 /// members that went down a moment ago a few are passed over; the daemon takes them out.
 #[inline(never)]
 fn choose(tables: &impl Tables, service: u32) -> u32 {
-    let active = tables.active(service);
+    let active = tables.standing(service);
     if active.state() != ServiceState::Group {
         return service;
     }
@@ -227,7 +227,7 @@ fn choose(tables: &impl Tables, service: u32) -> u32 {
     while tries < MEMBER_TRIES {
         let Some(member) = group.member(start + tries) else { return service };
         chosen = member;
-        if tables.active(member).state() == ServiceState::Up {
+        if tables.standing(member).state() == ServiceState::Up {
             break;
         }
         tries += 1;

@@ -126,7 +126,7 @@ pub fn without_flow<A: Ip>(
     packet: &ForUs<A>,
     service: u32,
 ) -> Verdict {
-    match tables.active(service).state() {
+    match tables.standing(service).state() {
         ServiceState::Up | ServiceState::Group => {
             refuse(frame, packet, Verdict::NoFlowReset, Verdict::NoFlowDrop)
         }

@@ -3,7 +3,7 @@
 use core::ops::DerefMut;
 
 use vipd_common::addr::MacAddr;
-use vipd_common::maps::{Active, Address, Backend, Flow, FlowKey, Group, ServiceKey};
+use vipd_common::maps::{Active, Address, Backend, Flow, FlowKey, Group, ServiceKey, ServiceState};
 use vipd_common::wire::ip::Ip;
 
 /// Which flow table.
@@ -20,8 +20,19 @@ pub trait Tables {
     /// Link-layer address of an attached interface.
     fn interface(&self, ifindex: u32) -> Option<MacAddr>;
 
-    /// Where the service's packets go now: one 64-bit read.
+    /// What was decided for the service: one 64-bit read.
     fn active(&self, service: u32) -> Active;
+
+    /// The same as it holds at this moment: a service is [parked](ServiceState::Parked) only while
+    /// somebody alive can end that.
+    #[inline(always)]
+    fn standing(&self, service: u32) -> Active {
+        let active = self.active(service);
+        if active.state() != ServiceState::Parked {
+            return active;
+        }
+        active.at(self.now(), self.lease())
+    }
 
     /// The backend in this slot, if there is one.
     fn backend(&self, slot: u16) -> Option<&Backend>;
@@ -29,7 +40,8 @@ pub trait Tables {
     /// The group with this index.
     fn group(&self, index: u16) -> Option<&Group>;
 
-    /// CLOCK_MONOTONIC ns until which addresses in mode `host` may be announced.
+    /// CLOCK_MONOTONIC ns until which addresses in mode `host` may be announced, and services are
+    /// held parked.
     fn lease(&self) -> u64;
 
     /// CLOCK_MONOTONIC in ns, to a few milliseconds.

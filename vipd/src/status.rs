@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Monotonic;
-use crate::timeline;
+use crate::timeline::{self, Clients, FailoverRecord};
 
 /// The whole document.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -108,6 +108,10 @@ pub enum ServiceState {
     Confirming,
     /// Packets reach the master.
     Serving,
+    /// A failover is on its way: packets are held back from the old master.
+    Parked,
+    /// Packets reach the promoted replica; no Sentinel's epoch has confirmed it yet.
+    Provisional,
     /// The master is known, but no packet can reach it; `problems` says why.
     Down,
     /// Not announced, because no Sentinel answers and `on_sentinel_loss = "withdraw"`.
@@ -127,8 +131,27 @@ pub struct Failover {
     pub from: Option<SocketAddr>,
     /// The node after.
     pub to: SocketAddr,
-    /// The config-epoch that named it.
-    pub epoch: u64,
+    /// The config-epoch that named it; `null` while none has.
+    pub epoch: Option<u64>,
+    /// Why: `down`, `planned`, `fast_fail`, `switchover`, `claim` (only its result was seen) or
+    /// `revert`.
+    #[serde(default)]
+    pub trigger: String,
+    /// `provisional`, `confirmed`, `reverted`, or `abandoned`: parked, and nothing came of it.
+    #[serde(default)]
+    pub outcome: String,
+    /// How long packets were held back.
+    #[serde(default)]
+    pub parked_for_ns: Option<u64>,
+    /// How long before the first `+switch-master` the flip was.
+    #[serde(default)]
+    pub ahead_of_switch_master_ns: Option<u64>,
+    /// SYNs that were sent on to the new master in their senders' name.
+    #[serde(default)]
+    pub syns_replayed: Option<u32>,
+    /// Connections of the old master that were reset.
+    #[serde(default)]
+    pub clients_freed: Option<u32>,
     /// When.
     pub timeline: Timeline,
     /// How many services were moved together.
@@ -146,17 +169,27 @@ fn one() -> u32 {
     1
 }
 
-/// The moments of a failover; see [`timeline::Timeline`] for what each is.
-#[expect(missing_docs, reason = "the fields are those of `timeline::Timeline`, in nanoseconds")]
+/// The moments of a failover; see [`timeline::Timeline`] and [`timeline::Clients`] for what each
+/// is.
+#[expect(missing_docs, reason = "the fields are those of `timeline`, in nanoseconds")]
 #[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Timeline {
+    pub ordered_ns: Option<u64>,
     pub sdown_ns: Option<u64>,
     pub odown_ns: Option<u64>,
     pub selected_ns: Option<u64>,
-    pub switch_master_ns: Option<u64>,
+    pub parked_ns: Option<u64>,
+    pub promoting_ns: Option<u64>,
     pub role_confirmed_ns: Option<u64>,
     pub flip_ns: Option<u64>,
     pub first_packet_ns: Option<u64>,
+    pub replayed_ns: Option<u64>,
+    pub freed_ns: Option<u64>,
+    pub unparked_ns: Option<u64>,
+    pub promoted_ns: Option<u64>,
+    pub switch_master_ns: Option<u64>,
+    pub confirmed_ns: Option<u64>,
 }
 
 /// A counter.
@@ -194,31 +227,55 @@ pub struct Node {
     pub next_hop: Option<String>,
 }
 
-impl From<&timeline::Timeline> for Timeline {
-    fn from(it: &timeline::Timeline) -> Self {
+impl From<&FailoverRecord> for Timeline {
+    fn from(record: &FailoverRecord) -> Self {
+        let (it, clients) = (&record.timeline, record.clients.unwrap_or_default());
+        let ns = |at: Option<Monotonic>| at.map(|at| at.0);
         Self {
-            sdown_ns: it.sdown.map(|at| at.0),
-            odown_ns: it.odown.map(|at| at.0),
-            selected_ns: it.selected.map(|at| at.0),
-            switch_master_ns: it.switch_master.map(|at| at.0),
-            role_confirmed_ns: it.role_confirmed.map(|at| at.0),
-            flip_ns: it.flip.map(|at| at.0),
-            first_packet_ns: it.first_packet.map(|at| at.0),
+            ordered_ns: ns(it.ordered),
+            sdown_ns: ns(it.sdown),
+            odown_ns: ns(it.odown),
+            selected_ns: ns(it.selected),
+            parked_ns: ns(it.parked),
+            promoting_ns: ns(it.promoting),
+            role_confirmed_ns: ns(it.role_confirmed),
+            flip_ns: ns(it.flip),
+            first_packet_ns: ns(it.first_packet),
+            replayed_ns: ns(clients.replayed),
+            freed_ns: ns(clients.freed_at),
+            unparked_ns: ns(it.unparked),
+            promoted_ns: ns(it.promoted),
+            switch_master_ns: ns(it.switch_master),
+            confirmed_ns: ns(it.confirmed),
         }
     }
 }
 
-impl From<&Timeline> for timeline::Timeline {
-    fn from(it: &Timeline) -> Self {
-        Self {
-            sdown: it.sdown_ns.map(Monotonic),
-            odown: it.odown_ns.map(Monotonic),
-            selected: it.selected_ns.map(Monotonic),
-            switch_master: it.switch_master_ns.map(Monotonic),
-            role_confirmed: it.role_confirmed_ns.map(Monotonic),
-            flip: it.flip_ns.map(Monotonic),
-            first_packet: it.first_packet_ns.map(Monotonic),
-        }
+impl Timeline {
+    /// Its moments by name, those that were seen, in order of time.
+    fn moments(&self) -> Vec<(&'static str, Monotonic)> {
+        let at = |ns: Option<u64>| ns.map(Monotonic);
+        let timeline = timeline::Timeline {
+            ordered: at(self.ordered_ns),
+            sdown: at(self.sdown_ns),
+            odown: at(self.odown_ns),
+            selected: at(self.selected_ns),
+            parked: at(self.parked_ns),
+            promoting: at(self.promoting_ns),
+            role_confirmed: at(self.role_confirmed_ns),
+            flip: at(self.flip_ns),
+            first_packet: at(self.first_packet_ns),
+            unparked: at(self.unparked_ns),
+            promoted: at(self.promoted_ns),
+            switch_master: at(self.switch_master_ns),
+            confirmed: at(self.confirmed_ns),
+        };
+        let clients = Clients {
+            replayed: at(self.replayed_ns),
+            freed_at: at(self.freed_ns),
+            ..Clients::default()
+        };
+        timeline::moments(&timeline, &clients)
     }
 }
 
@@ -325,19 +382,35 @@ impl fmt::Display for Failover {
         let from = self.from.map_or_else(|| "nothing".to_owned(), |from| from.to_string());
         writeln!(
             f,
-            "failover of {}{} from {from} to {}, epoch {}:",
+            "failover of {}{} from {from} to {}{} ({}{}):",
             self.service,
             Others(self.services),
             self.to,
-            self.epoch
+            self.epoch.map(|epoch| format!(", epoch {epoch}")).unwrap_or_default(),
+            self.trigger.replace('_', " "),
+            match self.outcome.as_str() {
+                "" | "confirmed" => String::new(),
+                outcome => format!(", {outcome}"),
+            }
         )?;
-        let moments = timeline::Timeline::from(&self.timeline).moments();
+        let moments = self.timeline.moments();
         let Some((_, start)) = moments.first().copied() else { return Ok(()) };
         let mut lines = String::new();
         for (name, at) in moments {
             writeln!(lines, "  {:>10.3} ms  {name}", at.since(start).as_secs_f64() * 1e3)?;
         }
-        f.write_str(&lines)
+        f.write_str(&lines)?;
+        let milliseconds = |ns: u64| ns as f64 / 1e6;
+        if let Some(ns) = self.parked_for_ns {
+            writeln!(f, "  held back for {:.3} ms", milliseconds(ns))?;
+        }
+        if let Some(ns) = self.ahead_of_switch_master_ns {
+            writeln!(f, "  {:.3} ms before the first +switch-master", milliseconds(ns))?;
+        }
+        if let (Some(syns), Some(clients)) = (self.syns_replayed, self.clients_freed) {
+            writeln!(f, "  {syns} SYNs replayed, {clients} clients of the old master reset")?;
+        }
+        Ok(())
     }
 }
 
@@ -352,7 +425,13 @@ mod tests {
             master: "mymaster".to_owned(),
             from: Some("198.18.0.101:8000".parse().unwrap()),
             to: "198.18.0.102:8000".parse().unwrap(),
-            epoch: 1,
+            epoch: Some(1),
+            trigger: "down".to_owned(),
+            outcome: "confirmed".to_owned(),
+            parked_for_ns: Some(81_000_000),
+            ahead_of_switch_master_ns: None,
+            syns_replayed: Some(3),
+            clients_freed: Some(8),
             timeline: Timeline {
                 sdown_ns: Some(1_000_000_000),
                 flip_ns: Some(2_260_500_000),
@@ -365,10 +444,13 @@ mod tests {
         };
         assert_eq!(
             failover.to_string(),
-            "failover of 198.18.0.250:6379 from 198.18.0.101:8000 to 198.18.0.102:8000, epoch 1:\n\
+            "failover of 198.18.0.250:6379 from 198.18.0.101:8000 to 198.18.0.102:8000, epoch 1 \
+             (down):\n\
              \u{20}      0.000 ms  +sdown\n\
              \u{20}   1260.500 ms  flip\n\
-             \u{20}   1261.000 ms  first packet\n"
+             \u{20}   1261.000 ms  first packet\n\
+             \u{20} held back for 81.000 ms\n\
+             \u{20} 3 SYNs replayed, 8 clients of the old master reset\n"
         );
     }
 }

@@ -10,6 +10,7 @@
 
 mod entries;
 mod flow;
+mod pending;
 
 use crate::addr::{Ipv4Bytes, Ipv6Bytes, MacAddr};
 use crate::wire::ip::Ip;
@@ -18,10 +19,11 @@ pub use entries::{AddressEntry, InterfaceEntry, ServiceEntry};
 pub use flow::{
     CLOSED_NS, CLOSING_NS, Flow, FlowKey, HALF_OPEN_NS, IDLE_NS, RESET_NS, direction, state,
 };
+pub use pending::{MAX_SYN, Pending, REPLAY_END, REPLAY_FRAMES, REPLAY_NEXT, ReplayFrame};
 
 /// Version of everything in this module. It is the last component of the pin directory
 /// (`<pin_dir>/v<LAYOUT>`), so a map of another layout is never reused. Raise it with any change.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// `VIPS`: buckets, [`Ipv4Bytes`] -> [`Address`]. What the program does with frames for an address.
 pub const VIPS: &str = "VIPS";
@@ -48,6 +50,16 @@ pub const HALF_OPEN: &str = "HALF_OPEN";
 pub const FLOWS6: &str = "FLOWS6";
 /// `HALF_OPEN6`: like [`HALF_OPEN`], for IPv6.
 pub const HALF_OPEN6: &str = "HALF_OPEN6";
+/// `PENDING`: LRU hash, client's [`FlowKey`] -> [`Pending`]. SYNs to a service in mode `nat` or `dsr`
+/// that nobody has answered yet.
+pub const PENDING: &str = "PENDING";
+/// `PENDING6`: like [`PENDING`], for IPv6.
+pub const PENDING6: &str = "PENDING6";
+/// `REPLAY`: array, position -> [`ReplayFrame`]: what the program `vipd_replay` injects. Mapped into
+/// the daemon, as is [`REPLAY_AT`]; both belong to one daemon and are not pinned.
+pub const REPLAY: &str = "REPLAY";
+/// `REPLAY_AT`: array of two words (`u64`), at [`REPLAY_NEXT`] and [`REPLAY_END`].
+pub const REPLAY_AT: &str = "REPLAY_AT";
 /// `INTERFACES`: buckets, interface index (`u32`) -> [`Interface`].
 pub const INTERFACES: &str = "INTERFACES";
 /// `PORTS`: devmap hash, interface index -> the same, for frames that leave by another interface.
@@ -58,21 +70,26 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const FIRST: &str = "FIRST";
 /// `RIVAL_AT`: array of one, CLOCK_MONOTONIC ns (`u64`) of the last rival event.
 pub const RIVAL_AT: &str = "RIVAL_AT";
+/// `REFUSED_AT`: array, service index -> CLOCK_MONOTONIC ns (`u64`) of the service's last refusal
+/// event.
+pub const REFUSED_AT: &str = "REFUSED_AT";
 /// `GROUPS`: array, group index -> [`Group`].
 pub const GROUPS: &str = "GROUPS";
 /// `LEASE`: array of one, CLOCK_MONOTONIC ns (`u64`) until which [`Address::HOST`] addresses may be
-/// announced. `BPF_F_MMAPABLE`: renewing it is one atomic store, like a cutover.
+/// announced, and services are held [parked](ServiceState::Parked). `BPF_F_MMAPABLE`: renewing it is
+/// one atomic store, like a cutover.
 pub const LEASE: &str = "LEASE";
 /// `PROGRAMS`: program array. At [`IPV6_PROGRAM`] is the program that the first one hands IPv6 over
-/// to.
+/// to, at [`MAIN_PROGRAM`] the first one, for those that inject frames into it.
 pub const PROGRAMS: &str = "PROGRAMS";
 /// `EVENTS`: ring buffer of [`KernelEvent`].
 pub const EVENTS: &str = "EVENTS";
 
 /// Every map by name, in no particular order: what is pinned, and what a restart expects.
-pub const ALL: [&str; 20] = [
+pub const ALL: [&str; 23] = [
     VIPS, VIPS6, SERVICES, SERVICES6, ACTIVE, BACKENDS, CONFIRMED, FLOWS, FLOWS6, HALF_OPEN,
-    HALF_OPEN6, INTERFACES, PORTS, COUNTERS, FIRST, RIVAL_AT, GROUPS, LEASE, PROGRAMS, EVENTS,
+    HALF_OPEN6, PENDING, PENDING6, INTERFACES, PORTS, COUNTERS, FIRST, RIVAL_AT, REFUSED_AT,
+    GROUPS, LEASE, PROGRAMS, EVENTS,
 ];
 
 /// Entries in [`VIPS`], and in [`VIPS6`].
@@ -92,15 +109,21 @@ pub const MAX_INTERFACES: u32 = 64;
 pub const DEFAULT_FLOWS: u32 = 131_072;
 /// Entries in [`HALF_OPEN`], and in [`HALF_OPEN6`], unless configured: two a connection.
 pub const DEFAULT_HALF_OPEN: u32 = 32_768;
+/// Entries in [`PENDING`], and in [`PENDING6`], unless configured.
+pub const DEFAULT_PENDING: u32 = 32_768;
 /// Entries in [`PROGRAMS`].
-pub const MAX_PROGRAMS: u32 = 1;
+pub const MAX_PROGRAMS: u32 = 2;
 /// Where the IPv6 program is in [`PROGRAMS`].
 pub const IPV6_PROGRAM: u32 = 0;
+/// Where the program that is attached is in [`PROGRAMS`].
+pub const MAIN_PROGRAM: u32 = 1;
 /// Bytes of [`EVENTS`].
 pub const EVENTS_BYTES: u32 = 65_536;
 
 /// At most one rival event in this time.
 pub const RIVAL_INTERVAL_NS: u64 = SECOND_NS;
+/// At most one refusal event a service in this time.
+pub const REFUSED_INTERVAL_NS: u64 = 5_000_000;
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -179,7 +202,8 @@ pub enum ServiceState {
     Down = 0,
     /// Forwarded to the slot.
     Up = 1,
-    /// Between two masters: held back from the old one, dropped without an error.
+    /// Between two masters: held back from the old one, dropped without an error. Only while
+    /// [`LEASE`] runs: see [`Active::at`].
     Parked = 2,
     /// Spread over the members of a [`Group`], whose index stands where the slot would.
     Group = 3,
@@ -221,6 +245,16 @@ impl Active {
     #[inline(always)]
     pub const fn generation(self) -> u32 {
         (self.0 >> 32) as u32
+    }
+
+    /// What it means at `now`: whoever parked a service must be alive to end that, so it is parked
+    /// only while [`LEASE`] runs, and from then on up as it was before.
+    #[inline(always)]
+    pub const fn at(self, now: u64, lease: u64) -> Self {
+        if matches!(self.state(), ServiceState::Parked) && now >= lease {
+            return Self::new(ServiceState::Up, self.slot(), self.generation());
+        }
+        self
     }
 }
 
@@ -324,6 +358,12 @@ pub struct Confirmed {
     pub port: u32,
     /// 1 if the rest means something.
     pub valid: u32,
+    /// Who is served although no epoch has confirmed it yet, IPv4 mapped.
+    pub provisional_addr: [u8; 16],
+    /// Its port, native order; 0 if nobody is.
+    pub provisional_port: u32,
+    /// Always zero.
+    pub zero: u32,
 }
 
 /// FNV-1a, 64 bits, of a Sentinel master name. (`std`'s hashes may change between versions.)
@@ -366,9 +406,9 @@ pub struct KernelEvent {
     pub time_ns: u64,
     /// A `KernelEvent::…` kind.
     pub kind: u32,
-    /// Service index ([`Self::FIRST_PACKET`]).
+    /// Service index ([`Self::FIRST_PACKET`], [`Self::REFUSED`]).
     pub service: u32,
-    /// Generation ([`Self::FIRST_PACKET`]).
+    /// Generation ([`Self::FIRST_PACKET`], [`Self::REFUSED`]).
     pub generation: u32,
     /// Interface index the frame came in by.
     pub ifindex: u32,
@@ -385,6 +425,8 @@ impl KernelEvent {
     pub const FIRST_PACKET: u32 = 1;
     /// Somebody else's ARP names a VIP as its own address.
     pub const RIVAL: u32 = 2;
+    /// The backend reset a connection, or refused one.
+    pub const REFUSED: u32 = 3;
 }
 
 const _: () = {
@@ -393,7 +435,9 @@ const _: () = {
     assert!(size_of::<ServiceKey<Ipv6Bytes>>() == 24);
     assert!(size_of::<Active>() == 8);
     assert!(size_of::<Backend>() == 60);
-    assert!(size_of::<Confirmed>() == 40);
+    assert!(size_of::<Confirmed>() == 64);
+    assert!(size_of::<Pending>() == 160);
+    assert!(size_of::<ReplayFrame>() == 136);
     assert!(size_of::<FlowKey<Ipv4Bytes>>() == 12);
     assert!(size_of::<FlowKey<Ipv6Bytes>>() == 40);
     assert!(size_of::<Flow<Ipv4Bytes>>() == 64);
@@ -428,7 +472,9 @@ mod pod {
         InterfaceEntry,
         Counter,
         Group,
-        KernelEvent
+        KernelEvent,
+        Pending,
+        ReplayFrame
     );
 
     /// SAFETY (all): as above, for either family.
@@ -457,6 +503,17 @@ mod tests {
             (parked.slot(), parked.state(), parked.generation()),
             (1, ServiceState::Parked, 2)
         );
+    }
+
+    #[test]
+    fn a_service_is_parked_only_while_the_lease_runs() {
+        let parked = Active::new(ServiceState::Parked, 4, 9);
+        assert_eq!(parked.at(99, 100), parked);
+        assert_eq!(parked.at(100, 100), Active::new(ServiceState::Up, 4, 9));
+        for state in [ServiceState::Down, ServiceState::Up, ServiceState::Group] {
+            let other = Active::new(state, 4, 9);
+            assert_eq!((other.at(99, 100), other.at(100, 100)), (other, other));
+        }
     }
 
     #[test]

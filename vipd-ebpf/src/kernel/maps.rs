@@ -14,8 +14,9 @@ use vipd_common::addr::{Ipv4Bytes, Ipv6Bytes, MacAddr};
 use vipd_common::buckets::{Bucket, Entry};
 use vipd_common::maps::{
     Active, Address, AddressEntry, Backend, Confirmed, Counter, DEFAULT_FLOWS, DEFAULT_HALF_OPEN,
-    EVENTS_BYTES, Flow, FlowKey, Group, IPV6_PROGRAM, InterfaceEntry, KernelEvent, MAX_GROUPS,
-    MAX_INTERFACES, MAX_LINES, MAX_PROGRAMS, MAX_SLOTS, RIVAL_INTERVAL_NS, ServiceEntry,
+    DEFAULT_PENDING, EVENTS_BYTES, Flow, FlowKey, Group, IPV6_PROGRAM, InterfaceEntry, KernelEvent,
+    MAIN_PROGRAM, MAX_GROUPS, MAX_INTERFACES, MAX_LINES, MAX_PROGRAMS, MAX_SLOTS, Pending,
+    REPLAY_END, REPLAY_FRAMES, REPLAY_NEXT, RIVAL_INTERVAL_NS, ReplayFrame, ServiceEntry,
     ServiceKey,
 };
 use vipd_common::verdict::Verdict;
@@ -47,6 +48,12 @@ static HALF_OPEN: Flows<Ipv4Bytes> = LruHashMap::with_max_entries(DEFAULT_HALF_O
 #[map]
 static HALF_OPEN6: Flows<Ipv6Bytes> = LruHashMap::with_max_entries(DEFAULT_HALF_OPEN, 0);
 #[map]
+static PENDING: LruHashMap<FlowKey<Ipv4Bytes>, Pending> =
+    LruHashMap::with_max_entries(DEFAULT_PENDING, 0);
+#[map]
+static PENDING6: LruHashMap<FlowKey<Ipv6Bytes>, Pending> =
+    LruHashMap::with_max_entries(DEFAULT_PENDING, 0);
+#[map]
 static INTERFACES: Array<Bucket<InterfaceEntry>> =
     Array::with_max_entries(InterfaceEntry::BUCKETS, 0);
 #[map]
@@ -58,11 +65,17 @@ static FIRST: Array<u32> = Array::with_max_entries(MAX_LINES, 0);
 #[map]
 static RIVAL_AT: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
+static REFUSED_AT: Array<u64> = Array::with_max_entries(MAX_LINES, 0);
+#[map]
 static GROUPS: Array<Group> = Array::with_max_entries(MAX_GROUPS, 0);
 #[map]
 static LEASE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+#[map]
+static REPLAY: Array<ReplayFrame> = Array::with_max_entries(REPLAY_FRAMES, BPF_F_MMAPABLE);
+#[map]
+static REPLAY_AT: Array<u64> = Array::with_max_entries(2, BPF_F_MMAPABLE);
 
 /// For this program alone: nothing in it outlives a packet.
 #[map]
@@ -84,6 +97,31 @@ pub struct Maps;
 pub fn run_ipv6_program(ctx: &XdpContext) {
     // SAFETY: the other program has the same type; nothing here waits to be dropped.
     unsafe { PROGRAMS.tail_call(ctx, IPV6_PROGRAM) }
+}
+
+/// Goes on in the program that is attached; returns only if it isn't there.
+#[inline(always)]
+pub fn run_main_program(ctx: &XdpContext) {
+    // SAFETY: as above.
+    unsafe { PROGRAMS.tail_call(ctx, MAIN_PROGRAM) }
+}
+
+/// The next frame to inject, if there is one.
+#[inline(always)]
+pub fn next_replay() -> Option<&'static ReplayFrame> {
+    let next = REPLAY_AT.get_ptr_mut(REPLAY_NEXT)?;
+    let end = REPLAY_AT.get_ptr(REPLAY_END)?;
+    // SAFETY: aligned words of live array elements. The daemon's only injecting thread waits while
+    // this runs, and runs are one after the other.
+    let at = unsafe {
+        let at = *next;
+        if at >= *end {
+            return None;
+        }
+        *next = at + 1;
+        at
+    };
+    REPLAY.get(at as u32 % REPLAY_FRAMES)
 }
 
 /// Adds a frame of `bytes` to a verdict's counter.

@@ -6,6 +6,7 @@ mod packet;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+use vipd_common::maps::MAX_SYN;
 use vipd_common::verdict::{Action, Verdict};
 use vipd_ebpf::frame::Frame;
 use vipd_ebpf::program;
@@ -31,6 +32,22 @@ pub fn vipd(ctx: XdpContext) -> u32 {
 pub fn vipd6(ctx: XdpContext) -> u32 {
     let mut frame = XdpFrame::new(ctx);
     run(&mut frame, |frame| program::run_ipv6(frame, &Maps))
+}
+
+/// Injects one frame after the other into [`vipd`]: never attached, but run by the daemon on live
+/// frames (`BPF_F_TEST_XDP_LIVE_FRAMES`) of [`MAX_SYN`] bytes, whose content it replaces. The frames
+/// stand in REPLAY.
+#[xdp]
+pub fn vipd_replay(ctx: XdpContext) -> u32 {
+    let mut frame = XdpFrame::new(ctx);
+    let Some(replay) = maps::next_replay() else { return XDP_DROP };
+    let Some(bytes) = frame.at::<[u8; MAX_SYN]>(0) else { return XDP_DROP };
+    *bytes = replay.frame;
+    if frame.resize((replay.len & 0xff) as usize).is_err() {
+        return XDP_DROP;
+    }
+    maps::run_main_program(frame.context());
+    XDP_DROP
 }
 
 /// Counts a frame's verdict and does what it says.

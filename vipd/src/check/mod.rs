@@ -63,7 +63,7 @@ struct Facts {
 impl Facts {
     async fn gather(config: &Config) -> Self {
         let kernel = kernel::Facts::gather();
-        let pins = pins::Facts::gather(&config.daemon).await;
+        let pins = pins::Facts::gather(config).await;
         let names = config.daemon.interfaces.iter();
         let interfaces: Vec<Interface> =
             names.map(|name| Interface::gather(name, pins.link(name))).collect();

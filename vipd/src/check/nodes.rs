@@ -45,7 +45,9 @@ impl Facts {
     /// What the core is told of the answers.
     pub(super) fn roles(&self) -> BTreeMap<SocketAddr, failover::Role> {
         let role = |answer: &Result<NodeInspection, Error>| match answer {
-            Ok(NodeInspection { role: Role::Master { .. }, .. }) => failover::Role::Master,
+            Ok(NodeInspection { role: Role::Master { .. }, .. }) => {
+                failover::Role::Master(failover::Lineage::Unknown)
+            }
             Ok(_) => failover::Role::Replica,
             Err(_) => failover::Role::NoAnswer,
         };

@@ -11,7 +11,7 @@ use vipd_common::maps::LAYOUT;
 
 use super::report::Finding;
 use crate::bpffs;
-use crate::config::Daemon;
+use crate::config::Config;
 use crate::control::{self, Request, Response};
 use crate::datapath::{self, DatapathError, Inspection, OpenSettings, PinnedInterface};
 use crate::status::Status;
@@ -69,9 +69,10 @@ enum Running {
 }
 
 impl Facts {
-    pub(super) async fn gather(daemon: &Daemon) -> Self {
+    pub(super) async fn gather(config: &Config) -> Self {
+        let daemon = &config.daemon;
         let place = place(&daemon.pin_dir);
-        let settings = OpenSettings::from(daemon);
+        let settings = OpenSettings::from(config);
         Self {
             pin_dir: daemon.pin_dir.clone(),
             place,
@@ -241,7 +242,7 @@ async fn look_at_socket(path: &Path) -> Socket {
     match control::ask(path, Request::Status).await {
         Ok(Response::Status(status)) => return Socket::Answers(status),
         Ok(Response::Error(error)) => return Socket::Unusable(format!("vipd answers: {error}")),
-        Ok(Response::Done | Response::Unknown(_)) => {
+        Ok(Response::Done | Response::Unknown(_) | Response::Step(_) | Response::Switched(_)) => {
             return Socket::Unusable("another version of vipd answers there".to_owned());
         }
         Err(control::Error::NotRunning { source, .. })

@@ -126,7 +126,12 @@ pub(super) fn preview(
     let topology = Topology::new(config);
     let desired: Vec<Desired> = candidates
         .iter()
-        .map(|&target| Desired { target, announce: true, state: State::Serving })
+        .map(|&target| Desired {
+            target,
+            announce: true,
+            state: State::Serving,
+            ..Desired::default()
+        })
         .collect();
     let may_announce: BTreeSet<IpAddr> = topology.vips.iter().map(|vip| vip.addr).collect();
     let may_announce = &may_announce;

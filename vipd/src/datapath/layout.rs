@@ -8,7 +8,7 @@ use vipd_common::addr::{Ipv4Bytes, Ipv6Bytes};
 use vipd_common::buckets::{Bucket, Entry};
 use vipd_common::maps::{
     self, Active, AddressEntry, Backend, Confirmed, Counter, Flow, FlowKey, Group, InterfaceEntry,
-    ServiceEntry,
+    Pending, ServiceEntry,
 };
 use vipd_common::verdict::Verdict;
 use vipd_common::wire::ip::Ip;
@@ -53,6 +53,18 @@ fn flows<A: Ip>(name: &'static str, (key, connections): (&'static str, u32)) -> 
     }
 }
 
+/// A table of unanswered SYNs.
+fn pending<A: Ip>(name: &'static str, max_entries: u32) -> Expected {
+    Expected {
+        name,
+        kind: MapType::LruHash,
+        key: size_of::<FlowKey<A>>(),
+        value: size_of::<Pending>(),
+        max_entries,
+        configured: Some(("max_pending_syns", 1)),
+    }
+}
+
 /// Every map of [`maps::ALL`] as this configuration needs it.
 pub(super) fn expected(settings: &OpenSettings) -> [Expected; maps::ALL.len()] {
     let map = |name, kind, key, value, max_entries| Expected {
@@ -81,11 +93,14 @@ pub(super) fn expected(settings: &OpenSettings) -> [Expected; maps::ALL.len()] {
         flows::<Ipv6Bytes>(maps::FLOWS6, connections),
         flows::<Ipv4Bytes>(maps::HALF_OPEN, half_open),
         flows::<Ipv6Bytes>(maps::HALF_OPEN6, half_open),
+        pending::<Ipv4Bytes>(maps::PENDING, settings.max_pending_syns),
+        pending::<Ipv6Bytes>(maps::PENDING6, settings.max_pending_syns),
         buckets::<InterfaceEntry>(maps::INTERFACES),
         map(maps::PORTS, MapType::DevMapHash, index, port, maps::MAX_INTERFACES),
         map(maps::COUNTERS, MapType::PerCpuArray, index, size_of::<Counter>(), Verdict::COUNT),
         map(maps::FIRST, array, index, index, maps::MAX_LINES),
         map(maps::RIVAL_AT, array, index, size_of::<u64>(), 1),
+        map(maps::REFUSED_AT, array, index, size_of::<u64>(), maps::MAX_LINES),
         map(maps::GROUPS, array, index, size_of::<Group>(), maps::MAX_GROUPS),
         map(maps::LEASE, array, index, size_of::<u64>(), 1),
         map(maps::PROGRAMS, MapType::ProgramArray, index, size_of::<u32>(), maps::MAX_PROGRAMS),
@@ -164,6 +179,7 @@ mod tests {
             xdp_mode: crate::config::XdpMode::Auto,
             max_connections: 65_536,
             max_half_open: 16_384,
+            max_pending_syns: 32_768,
         };
         let mut names: Vec<_> = expected(&settings).iter().map(|map| map.name).collect();
         let mut all = maps::ALL.to_vec();
@@ -179,11 +195,13 @@ mod tests {
             xdp_mode: crate::config::XdpMode::Auto,
             max_connections: 1_000,
             max_half_open: u32::MAX,
+            max_pending_syns: 3_000,
         };
         let of = |name| {
             expected(&settings).into_iter().find(|map| map.name == name).expect(name).max_entries
         };
         assert_eq!((of(maps::FLOWS), of(maps::FLOWS6)), (2_000, 2_000));
         assert_eq!((of(maps::HALF_OPEN), of(maps::HALF_OPEN6)), (u32::MAX, u32::MAX));
+        assert_eq!((of(maps::PENDING), of(maps::PENDING6)), (3_000, 3_000));
     }
 }

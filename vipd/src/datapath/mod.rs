@@ -78,15 +78,19 @@ pub struct OpenSettings {
     pub max_connections: u32,
     /// Half-open connections (two entries each).
     pub max_half_open: u32,
+    /// Unanswered SYNs that are remembered, of each family.
+    pub max_pending_syns: u32,
 }
 
-impl From<&crate::config::Daemon> for OpenSettings {
-    fn from(daemon: &crate::config::Daemon) -> Self {
+impl From<&crate::config::Config> for OpenSettings {
+    fn from(config: &crate::config::Config) -> Self {
+        let daemon = &config.daemon;
         Self {
             pin_dir: daemon.pin_dir.clone(),
             xdp_mode: daemon.xdp_mode,
             max_connections: daemon.max_connections,
             max_half_open: daemon.max_half_open,
+            max_pending_syns: config.failover.max_pending_syns,
         }
     }
 }
@@ -361,7 +365,14 @@ fn link_ipv6(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
 /// Small tables, for who loads the object and carries no traffic.
 fn shrink(loader: &mut EbpfLoader<'_>) {
     const FEW: u32 = 1_024;
-    for name in [maps::FLOWS, maps::FLOWS6, maps::HALF_OPEN, maps::HALF_OPEN6] {
+    for name in [
+        maps::FLOWS,
+        maps::FLOWS6,
+        maps::HALF_OPEN,
+        maps::HALF_OPEN6,
+        maps::PENDING,
+        maps::PENDING6,
+    ] {
         loader.map_max_entries(name, FEW);
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::clock::Monotonic;
 use crate::config::Config;
 use crate::connect::Error;
-use crate::failover::Desired;
+use crate::failover::{Desired, Lineage};
+use crate::fast_fail;
 use crate::model::{MasterId, SentinelId};
 use crate::plan::{Health, Replicas};
 use crate::redis_node;
@@ -33,6 +34,8 @@ struct Heard {
     answer: Result<redis_node::Role, Error>,
     /// The first of the failures in a row that this is one of.
     failing_since: Option<Monotonic>,
+    /// The replication history that it was on, as far as it has told (`master_replid`).
+    history: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -141,25 +144,59 @@ impl Knowledge {
 
     /// Keeps what a node said.
     pub fn node_said(&mut self, report: &redis_node::Report) {
-        let before = self.nodes.get(&report.node).and_then(|heard| heard.failing_since);
-        let failing_since = report.answer.is_err().then(|| before.unwrap_or(report.at));
+        let before = self.nodes.remove(&report.node);
+        let failing_since = before.as_ref().and_then(|heard| heard.failing_since);
+        let failing_since = report.answer.is_err().then(|| failing_since.unwrap_or(report.at));
         let answer = report.answer.clone();
-        self.nodes.insert(report.node, Heard { answer, failing_since });
+        let history = report.replication.as_ref().map(|it| it.id.clone());
+        let history = history.or_else(|| before.and_then(|heard| heard.history));
+        self.nodes.insert(report.node, Heard { answer, failing_since, history });
+    }
+
+    /// How a node that calls itself master became one. To be asked before its report is kept.
+    pub fn lineage(&self, report: &redis_node::Report) -> Lineage {
+        let Some(replication) = &report.replication else { return Lineage::Unknown };
+        let mut histories = self.nodes.values().filter_map(|heard| heard.history.as_ref());
+        if histories.any(|history| *history == replication.previous_id) {
+            return Lineage::Heir;
+        }
+        let own = self.nodes.get(&report.node).and_then(|heard| heard.history.as_ref());
+        if own.is_some() { Lineage::Stranger } else { Lineage::Unknown }
+    }
+
+    /// Whether any Sentinel names this node as a replica of this master.
+    pub fn is_replica(&self, master: MasterId, node: SocketAddr) -> bool {
+        let mut lists = self.sentinels.values().filter_map(|it| it.replicas.get(&master));
+        lists.any(|replicas| replicas.contains(&node))
     }
 
     /// By master: every node that any Sentinel names for it, and its present target.
     pub fn nodes(&self, desired: &[Desired]) -> Vec<Vec<SocketAddr>> {
         (0..self.names.len())
             .map(|id| {
-                let target = desired.get(id).and_then(|it| it.target).map(|target| target.addr);
+                let served = desired.get(id).into_iter();
+                let target = served.flat_map(|it| [it.serves(), it.target.map(|it| it.addr)]);
                 let named = self.sentinels.values().flat_map(|it| {
                     let replicas = it.replicas.get(&MasterId(id)).into_iter().flatten();
                     replicas.chain(it.masters.get(&MasterId(id)))
                 });
-                let nodes: BTreeSet<_> = named.copied().chain(target).collect();
+                let nodes: BTreeSet<_> = named.copied().chain(target.flatten()).collect();
                 nodes.into_iter().collect()
             })
             .collect()
+    }
+
+    /// What the configured Sentinels are good for.
+    pub fn readiness(&self) -> fast_fail::Sentinels {
+        let configured = || self.sentinels.values().filter(|it| it.configured);
+        let up = || configured().filter(|it| it.up);
+        if up().any(|it| it.tilt) {
+            fast_fail::Sentinels::Tilt
+        } else if up().count() > configured().count() / 2 {
+            fast_fail::Sentinels::Ready
+        } else {
+            fast_fail::Sentinels::Minority
+        }
     }
 
     /// For status.

@@ -6,6 +6,7 @@
 //! neighbour, possession ────────────────────────────────────────┴▶ plan ──▶ datapath
 //! ```
 
+mod fast_fail;
 mod host;
 mod knowledge;
 mod ownership;
@@ -15,6 +16,7 @@ mod reload;
 mod report;
 mod rounds;
 mod start;
+mod switchover;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -29,15 +31,17 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 use vipd_common::maps::{Interface, KernelEvent};
 
+use self::fast_fail::Witness;
 use self::knowledge::Knowledge;
 use self::possession::{Possession, Probed};
 use self::reconcile::Told;
 use self::rounds::{Answer, Rounds};
 use self::start::Sources;
+use self::switchover::Switchovers;
 use crate::announce::Port;
 use crate::clock::Monotonic;
 use crate::config::Config;
-use crate::control::{Control, Question, Request, Response};
+use crate::control::{Answer as Reply, Control, Question, Request, Response};
 use crate::datapath::{Datapath, Events};
 use crate::failover::{Command, Event, Failover};
 use crate::holding::Holding;
@@ -48,6 +52,7 @@ use crate::plan::{Actual, Problem, Topology};
 use crate::redis_node::Watchers;
 use crate::sentinel::Followers;
 use crate::status::MAX_FAILOVERS;
+use crate::switchover::Ask;
 use crate::timeline::FailoverRecord;
 
 /// Reports on their way; whoever reports waits while it is full.
@@ -105,11 +110,14 @@ struct Driver {
     possession: Possession,
     holding: Holding,
     rounds: Rounds,
+    /// With `fast_fail = "refused"`.
+    witness: Option<Witness>,
     /// Masters that somebody served before: in mode `host` their VIPs change hands without a
     /// question.
     settled: BTreeSet<MasterId>,
     knowledge: Knowledge,
     failovers: VecDeque<Told>,
+    switchovers: Switchovers,
     /// What isn't as it should be, since when.
     problems: BTreeMap<Problem, Instant>,
     /// Those that were logged.
@@ -142,6 +150,7 @@ struct Inputs {
     probes: mpsc::Receiver<Probed>,
     rounds: mpsc::Receiver<Answer>,
     questions: mpsc::Receiver<Question>,
+    switchovers: mpsc::Receiver<Ask>,
 }
 
 impl Driver {
@@ -175,11 +184,16 @@ impl Driver {
                 }
                 Some(answer) = inputs.rounds.recv() => self.rounds.answered(answer),
                 Some((request, answer)) = inputs.questions.recv() => {
-                    let response = self.answer(request, &mut inputs.sources).await;
+                    let reply = self.answer(request, &mut inputs.sources).await;
                     // Whoever asked may be gone.
-                    let _ = answer.send(response);
+                    let _ = answer.send(reply);
                 }
-                () = deadline => self.tell(Monotonic::now(), Event::Tick),
+                Some(ask) = inputs.switchovers.recv() => self.switchover_asks(ask),
+                Some(done) = inputs.sources.orders.recv() => self.order_done(done),
+                () = deadline => {
+                    self.tell(Monotonic::now(), Event::Tick);
+                    self.suspicions_due();
+                }
                 _ = tick.tick() => {
                     self.look_at_host();
                     self.reconcile();
@@ -199,7 +213,9 @@ impl Driver {
 
     fn deadline(&self) -> Instant {
         let far = Duration::from_secs(3600);
-        let wait = self.failover.deadline().map_or(far, |at| at.since(Monotonic::now()));
+        let deadlines = [self.failover.deadline(), self.suspicion_deadline()];
+        let next = deadlines.into_iter().flatten().min();
+        let wait = next.map_or(far, |at| at.since(Monotonic::now()));
         Instant::now() + wait
     }
 
@@ -211,6 +227,7 @@ impl Driver {
         // The flip first: nothing else is in a hurry.
         if changed {
             self.reconcile();
+            self.switchovers.show(self.failover.desired(), Monotonic::now());
         }
         self.obey(commands);
     }
@@ -229,7 +246,7 @@ impl Driver {
                         self.watchers.stop(node);
                     }
                 }
-                Command::Record(record) => self.record(record),
+                Command::Record(record) => self.record(*record),
                 Command::Notice { master, notice } => {
                     let sentinel = notice.sentinel().map(|it| self.knowledge.endpoint(it));
                     warn!(master = self.knowledge.name(master), sentinel, "{notice}");
@@ -240,7 +257,7 @@ impl Driver {
 
     fn record(&mut self, record: FailoverRecord) {
         if record.timeline.first_packet.is_some() {
-            info!(master = self.knowledge.name(record.master), "{}", record.timeline);
+            info!(master = self.knowledge.name(record.master), "{record}");
         }
         if let Some(told) = self.failovers.iter_mut().find(|told| told.record.id == record.id) {
             told.record = record;
@@ -267,9 +284,11 @@ impl Driver {
                     && current == event.generation
                 {
                     let at = Monotonic(event.time_ns);
+                    self.switchovers.first_packet(master, at);
                     self.tell(Monotonic::now(), Event::FirstPacket { master, at });
                 }
             }
+            KernelEvent::REFUSED => self.refused_in_kernel(event.service),
             KernelEvent::RIVAL => {
                 let vip = unmapped_ip(event.addr);
                 let ports = self.ports();
@@ -336,8 +355,9 @@ impl Driver {
             .collect()
     }
 
-    async fn answer(&mut self, request: Request, sources: &mut Sources) -> Response {
-        match request {
+    async fn answer(&mut self, request: Request, sources: &mut Sources) -> Reply {
+        Reply::Now(match request {
+            Request::Switchover(order) => return self.switch_over(order),
             Request::Status => match self.status() {
                 Ok(status) => Response::Status(Box::new(status)),
                 Err(error) => Response::Error(format!("{error:#}")),
@@ -347,7 +367,7 @@ impl Driver {
                 Ok(()) => Response::Done,
                 Err(error) => Response::Error(format!("{error:#}")),
             },
-        }
+        })
     }
 
     /// A Sentinel's script says that a master has changed. Whom it names is of no interest: the

@@ -1,7 +1,7 @@
 //! Bringing the kernel in line with what the core wants.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,7 +12,7 @@ use super::possession::Situation;
 use super::{Driver, host};
 use crate::clock::Monotonic;
 use crate::config::Mode;
-use crate::failover::{Event, Target};
+use crate::failover::{Desired, Event};
 use crate::model::MasterId;
 use crate::plan::{self, Plan, Problem, Step, Wanted};
 use crate::timeline::FailoverRecord;
@@ -58,8 +58,8 @@ impl Driver {
         self.report_problems(plan.problems);
         for (master, cutover) in self.cutovers(&written, planned) {
             let desired = self.failover.desired().get(master.0);
-            if let Some(target) = desired.and_then(|desired| desired.target) {
-                self.flipped(master, target, cutover);
+            if let Some(node) = desired.and_then(Desired::serves) {
+                self.flipped(master, node, cutover);
             }
         }
         let hosts = self.topology.vips.iter().filter(|vip| vip.mode == Mode::Host);
@@ -72,6 +72,7 @@ impl Driver {
         };
         self.possession.update(&situation, Instant::now());
         self.rounds.update(&self.questions(), Instant::now());
+        self.tell_witness();
     }
 
     fn plan(&self) -> Plan {
@@ -145,13 +146,15 @@ impl Driver {
         cutovers
     }
 
-    fn flipped(&mut self, master: MasterId, target: Target, cutover: Cutover) {
+    fn flipped(&mut self, master: MasterId, node: SocketAddr, cutover: Cutover) {
         let at = cutover.first;
-        let commands = self.failover.handle(at, Event::Committed { master, target });
+        let commands = self.failover.handle(at, Event::Committed { master, node });
+        let desired = self.failover.desired().get(master.0);
+        let state = desired.map(|desired| desired.state);
         info!(
             master = self.knowledge.name(master),
-            to = %target.addr,
-            epoch = target.epoch.0,
+            to = %node,
+            ?state,
             services = cutover.services,
             "flip"
         );

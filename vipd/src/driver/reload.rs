@@ -36,6 +36,9 @@ impl Driver {
         let Some(file) = &self.file else {
             bail!("this vipd was started with flags and has no file to read: restart it instead");
         };
+        if self.switchovers.under_way() {
+            bail!("a switchover is in progress: try again when it is over");
+        }
         let config = Config::load(file)?;
         if let Some(why) = unchangeable(&self.config.daemon, &config.daemon) {
             bail!(why);
@@ -95,8 +98,13 @@ impl Driver {
     }
 
     fn go_over_to(&mut self, parts: Parts) {
-        let Parts { config, topology, failover, mut knowledge, watchers, followers } = parts;
+        let Parts { config, topology, failover, mut knowledge, watchers, followers, mut witness } =
+            parts;
         knowledge.inherit(&self.knowledge);
+        if let (Some(later), Some(earlier)) = (&mut witness, &self.witness) {
+            later.inherit(earlier, |master| knowledge.master(self.knowledge.name(master)));
+        }
+        self.witness = witness;
         self.failovers = mem::take(&mut self.failovers)
             .into_iter()
             .filter_map(|told| {
@@ -190,7 +198,7 @@ mod tests {
     use crate::failover::State;
     use crate::model::{Epoch, SentinelId};
     use crate::sentinel::Report;
-    use crate::timeline::Timeline;
+    use crate::timeline::{Outcome, Timeline, Trigger};
 
     fn config(masters: &[&str], sentinels: &[&str]) -> Config {
         let mut text = format!(
@@ -260,10 +268,13 @@ mod tests {
         let record = |id, master| FailoverRecord {
             id,
             master: MasterId(master),
+            trigger: Trigger::Claim,
+            outcome: Outcome::Confirmed,
             from: None,
             to: node(101),
-            epoch: Epoch(1),
+            epoch: Some(Epoch(1)),
             timeline: Timeline::default(),
+            clients: None,
         };
         assert_eq!(carried(record(7, 0), &earlier, &later), None);
         assert_eq!(carried(record(8, 1), &earlier, &later), Some(record(CLOSED, 1)));
@@ -272,7 +283,7 @@ mod tests {
     #[test]
     fn who_was_withdrawn_stays_so_over_a_reload() {
         let knowledge = Knowledge::new(&config(&["a", "b"], &["198.18.0.101:26379"]));
-        let desired = |announce, state| Desired { target: None, announce, state };
+        let desired = |announce, state| Desired { announce, state, ..Desired::default() };
         let desired = [desired(true, State::Serving), desired(false, State::Withdrawn)];
         assert_eq!(withdrawn(&knowledge, &desired), BTreeSet::from(["b"]));
     }

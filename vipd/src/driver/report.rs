@@ -12,10 +12,11 @@ use super::Driver;
 use super::reconcile::Told;
 use crate::clock::Monotonic;
 use crate::failover::{Event, Role, State, Target};
+use crate::model::MasterId;
 use crate::model::unmapped_ip;
 use crate::plan::{Service, Vip};
 use crate::redis_node;
-use crate::sentinel::{self, Report};
+use crate::sentinel::Report;
 use crate::status::{self, ServiceState, Status};
 use crate::timeline::Sighting;
 
@@ -25,6 +26,7 @@ impl Driver {
         if self.knowledge.sentinel_said(&report) {
             self.nodes_changed();
         }
+        self.sentinels_changed();
         let now = Monotonic::now();
         match report {
             Report::Up { sentinel, .. } => {
@@ -48,9 +50,7 @@ impl Driver {
                     master = self.knowledge.name(master),
                     "{what:?}"
                 );
-                if let Some(what) = sighting(what) {
-                    self.tell(at, Event::Seen { master, what });
-                }
+                self.tell(at, Event::Seen { sentinel, master, what: self.believed(master, what) });
             }
             Report::Unresolvable { sentinel, master, error } => warn!(
                 sentinel = self.knowledge.endpoint(sentinel),
@@ -68,16 +68,34 @@ impl Driver {
     /// A Redis node said something.
     pub(super) fn node_said(&mut self, report: redis_node::Report) {
         let before = self.knowledge.health(report.node, report.at);
+        let lineage = self.knowledge.lineage(&report);
         self.knowledge.node_said(&report);
         if self.knowledge.health(report.node, report.at) != before && self.topology.has_readers() {
             self.reconcile();
         }
         let role = match &report.answer {
-            Ok(redis_node::Role::Master { .. }) => Role::Master,
+            Ok(redis_node::Role::Master { .. }) => Role::Master(lineage),
             Ok(redis_node::Role::Replica { .. } | redis_node::Role::Sentinel) => Role::Replica,
             Err(_) => Role::NoAnswer,
         };
         self.tell(report.at, Event::Role { node: report.node, role });
+        self.suspect(&report);
+    }
+
+    /// What a Sentinel says of a node that no Sentinel has named as a replica is no reason to park:
+    /// only its result will be.
+    fn believed(&self, master: MasterId, what: Sighting) -> Sighting {
+        let known = |node: &SocketAddr| self.knowledge.is_replica(master, *node);
+        match what {
+            Sighting::Selected(node) => Sighting::Selected(node.filter(known)),
+            Sighting::Promoting(node) => Sighting::Promoting(node.filter(known)),
+            Sighting::Promoted(node) => Sighting::Promoted(node.filter(known)),
+            Sighting::Sdown
+            | Sighting::Odown
+            | Sighting::SwitchMaster
+            | Sighting::End
+            | Sighting::Aborted => what,
+        }
     }
 
     /// The status document.
@@ -133,10 +151,14 @@ impl Driver {
             None | Some(State::Learning) => ServiceState::Learning,
             Some(State::Confirming) => ServiceState::Confirming,
             Some(State::Withdrawn) => ServiceState::Withdrawn,
-            Some(State::Serving) if matches!(active.state(), Kernel::Up | Kernel::Group) => {
-                ServiceState::Serving
+            Some(State::Parked) => ServiceState::Parked,
+            Some(State::Serving | State::Provisional)
+                if !matches!(active.state(), Kernel::Up | Kernel::Group) =>
+            {
+                ServiceState::Down
             }
-            Some(State::Serving) => ServiceState::Down,
+            Some(State::Serving) => ServiceState::Serving,
+            Some(State::Provisional) => ServiceState::Provisional,
         };
         let address = self.actual.addresses.get(&vip.addr);
         status::Service {
@@ -192,8 +214,14 @@ impl Driver {
             master: self.knowledge.name(record.master).to_owned(),
             from: record.from,
             to: record.to,
-            epoch: record.epoch.0,
-            timeline: (&record.timeline).into(),
+            epoch: record.epoch.map(|epoch| epoch.0),
+            trigger: record.trigger.name().to_owned(),
+            outcome: record.outcome.name().to_owned(),
+            parked_for_ns: record.timeline.parked_for().map(duration_ns),
+            ahead_of_switch_master_ns: record.timeline.ahead().map(duration_ns),
+            syns_replayed: record.clients.map(|clients| clients.syns_replayed),
+            clients_freed: record.clients.map(|clients| clients.freed),
+            timeline: record.into(),
             services: cutover.map_or(1, |cutover| cutover.services),
             last_flip_ns: cutover.map(|cutover| cutover.last.0),
             planned_ns: cutover.map(|cutover| duration_ns(cutover.planned)),
@@ -227,18 +255,6 @@ impl Driver {
                 status::Node { addr, role: role.map(str::to_owned), note, next_hop }
             })
             .collect()
-    }
-}
-
-/// What a timeline shows of an event.
-fn sighting(what: sentinel::Sighting) -> Option<Sighting> {
-    use sentinel::Sighting as Seen;
-    match what {
-        Seen::Sdown => Some(Sighting::Sdown),
-        Seen::Odown => Some(Sighting::Odown),
-        Seen::Selected(_) => Some(Sighting::Selected),
-        Seen::SwitchMaster => Some(Sighting::SwitchMaster),
-        Seen::Promoting(_) | Seen::Promoted(_) | Seen::End | Seen::Aborted => None,
     }
 }
 

@@ -10,16 +10,18 @@ use tokio::time::Instant;
 use tracing::info;
 use vipd_common::maps::Address;
 
+use super::fast_fail::{Done, Witness};
 use super::knowledge::Knowledge;
 use super::possession::Possession;
 use super::rounds::Rounds;
+use super::switchover::Switchovers;
 use super::{Driver, Inputs, QUEUE, host};
 use crate::announce::Schedule;
 use crate::clock::Monotonic;
 use crate::config::{Config, OnStop};
 use crate::control::{Access, Control};
 use crate::datapath::{Datapath, OpenSettings};
-use crate::failover::{Failover, Settings};
+use crate::failover::{Desired, Failover, Settings};
 use crate::holding::Holding;
 use crate::model::MasterId;
 use crate::neighbour::{self, Network};
@@ -37,12 +39,15 @@ pub(super) struct Parts {
     pub(super) knowledge: Knowledge,
     pub(super) watchers: Watchers,
     pub(super) followers: Followers,
+    pub(super) witness: Option<Witness>,
 }
 
 /// What [`Parts`] report by.
 pub(super) struct Sources {
     pub(super) sentinels: mpsc::Receiver<sentinel::Report>,
     pub(super) nodes: mpsc::Receiver<redis_node::Report>,
+    /// What became of checks and orders.
+    pub(super) orders: mpsc::Receiver<Done>,
 }
 
 impl Parts {
@@ -72,10 +77,12 @@ impl Parts {
         let (node_reports, nodes) = mpsc::channel(QUEUE);
         let resolver = Resolver::default();
         let watchers = Watchers::new(&config.redis.login, resolver.clone(), node_reports)?;
+        let (done, orders) = mpsc::channel(QUEUE);
+        let witness = Witness::new(&config, resolver.clone(), done)?;
         let followers = Followers::spawn(&config, resolver, sentinel_reports)?;
         let knowledge = Knowledge::new(&config);
-        let parts = Self { config, topology, failover, knowledge, watchers, followers };
-        Ok((parts, Sources { sentinels, nodes }))
+        let parts = Self { config, topology, failover, knowledge, watchers, followers, witness };
+        Ok((parts, Sources { sentinels, nodes, orders }))
     }
 }
 
@@ -92,9 +99,9 @@ fn settled(
         address.is_some_and(|address| address.has(Address::ANNOUNCE))
     };
     let elsewhere = |master: MasterId| {
-        let target = failover.desired().get(master.0).and_then(|desired| desired.target);
+        let node = failover.desired().get(master.0).and_then(Desired::serves);
         let is_own = |ip: IpAddr| network.addresses.iter().any(|own| own.address == ip);
-        target.is_some_and(|target| !is_own(target.addr.ip()))
+        node.is_some_and(|node| !is_own(node.ip()))
     };
     topology
         .services()
@@ -111,7 +118,7 @@ impl Driver {
         let network = network_input.borrow_and_update().clone();
         let (ask, questions) = mpsc::channel(QUEUE);
         // The lock on the pins first: the socket's file may be a running vipd's.
-        let (mut datapath, adopted) = Datapath::open(&OpenSettings::from(&config.daemon))?;
+        let (mut datapath, adopted) = Datapath::open(&OpenSettings::from(&config))?;
         if let Some(why) = host::own_vips(&config, &network, &adopted.actual).next() {
             bail!(why);
         }
@@ -128,10 +135,11 @@ impl Driver {
         let leased = adopted.lease > Monotonic::now();
         let (parts, mut sources) =
             Parts::new(config, &adopted.actual, adopted.lease, &BTreeSet::new())?;
-        let Parts { config, topology, failover, knowledge, watchers, followers } = parts;
+        let Parts { config, topology, failover, knowledge, watchers, followers, witness } = parts;
         let (possession, probes) =
             Possession::new(&adopted.actual, Schedule::from(&config.announce))?;
         let (rounds, answers) = Rounds::new();
+        let (switchovers, asks) = Switchovers::new();
         let holding = Holding::open(&config.daemon.control_socket)?;
         let settled = settled(&topology, &failover, &adopted.actual, &network);
 
@@ -151,8 +159,10 @@ impl Driver {
             possession,
             holding,
             rounds,
+            witness,
             settled,
             failovers: VecDeque::new(),
+            switchovers,
             problems: BTreeMap::new(),
             reported: BTreeSet::new(),
             cables: Vec::new(),
@@ -194,12 +204,21 @@ impl Driver {
             );
         }
         let network = network_input;
-        let inputs = Inputs { sources, network, kernel, probes, rounds: answers, questions };
+        let inputs = Inputs {
+            sources,
+            network,
+            kernel,
+            probes,
+            rounds: answers,
+            questions,
+            switchovers: asks,
+        };
         Ok((driver, inputs))
     }
 
     /// Leaves the host as it was, or as `on_stop = "keep"` wants it.
     pub(super) async fn stop(mut self) -> Result<()> {
+        self.switchovers.stop().await;
         let pin_dir = self.config.daemon.pin_dir.display().to_string();
         match self.config.daemon.on_stop {
             OnStop::Keep => {

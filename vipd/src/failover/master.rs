@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::claims::{Claims, Election, Support};
-use super::phase::{Input, Phase};
-use super::{Adopted, Command, Desired, LossPolicy, Notice, PATIENCE, Role, Target};
+use super::limit::{HOLD_OFF, Limit};
+use super::phase::{Input, Phase, Provisional, Served};
+use super::{Adopted, Command, Desired, LossPolicy, Notice, PATIENCE, Role, Settings, Target};
 use crate::clock::Monotonic;
-use crate::config::OnSentinelLoss;
+use crate::config::{Cutover, OnSentinelLoss};
 use crate::model::{Epoch, MasterId, SentinelId};
-use crate::timeline::Timelines;
+use crate::timeline::{Timelines, Trigger};
 
 /// One master name.
 #[derive(Clone, Debug)]
@@ -17,9 +18,17 @@ pub(super) struct Master {
     claims: Claims,
     pub(super) phase: Phase,
     policy: LossPolicy,
+    cutover: Cutover,
     waiting: Waiting,
     /// When patience with `waiting` ends; none once it has.
-    pub(super) due: Option<Monotonic>,
+    due: Option<Monotonic>,
+    /// The longest that a Sentinel's word parks the services.
+    park: Duration,
+    /// What a failover that is on its way is allowed, and until when.
+    limit: Limit,
+    limit_at: Option<Monotonic>,
+    /// Nothing came of the last park: until then, a Sentinel's word doesn't park again.
+    no_park_before: Option<Monotonic>,
     /// The served node said that it is a replica.
     demoted: bool,
     /// The split that was reported and has not ended.
@@ -40,54 +49,72 @@ enum Waiting {
 
 impl Master {
     pub(super) fn new(
-        configured: usize,
+        settings: &Settings,
         policy: LossPolicy,
         adopted: Option<Adopted>,
         now: Monotonic,
     ) -> Self {
         let phase = match adopted {
             None => Phase::Learning,
-            Some(Adopted { target, announced: true }) => Phase::Serving { target },
-            Some(Adopted { target, announced: false }) => Phase::Withdrawn { target },
+            Some(Adopted { target, provisional, announced }) => {
+                let provisional = provisional.map(|node| Provisional { node, leader: None });
+                let served = Served { target, provisional };
+                if announced { Phase::Serving { served } } else { Phase::Withdrawn { served } }
+            }
         };
-        let claims = Claims::new(configured);
+        let claims = Claims::new(settings.configured_sentinels);
         let waiting = Waiting::new(phase, claims.support(), policy);
         let due = waiting.patience(policy).map(|patience| now + patience);
-        Self { claims, phase, policy, waiting, due, demoted: false, split: None }
+        let limit = Limit::of(phase);
+        Self {
+            claims,
+            phase,
+            policy,
+            cutover: settings.cutover,
+            waiting,
+            due,
+            park: settings.park,
+            limit,
+            limit_at: limit.length(settings.park).map(|length| now + length),
+            no_park_before: None,
+            demoted: false,
+            split: None,
+        }
     }
 
     pub(super) fn desired(&self) -> Desired {
+        let served = self.phase.served();
         Desired {
-            target: self.phase.target(),
+            target: served.map(|served| served.target),
+            provisional: served.and_then(|served| served.provisional).map(|it| it.node),
+            parked: self.phase.is_parked(),
             announce: self.phase.announces(),
             state: self.phase.state(),
         }
+    }
+
+    /// When [`Turn::tick`] is wanted.
+    pub(super) fn deadline(&self) -> Option<Monotonic> {
+        [self.due, self.limit_at].into_iter().flatten().min()
+    }
+
+    fn is_early(&self) -> bool {
+        self.cutover == Cutover::Early
     }
 }
 
 impl Waiting {
     fn new(phase: Phase, support: Support, policy: LossPolicy) -> Self {
-        match (phase, support) {
-            (Phase::Learning, Support::Nobody | Support::Minority | Support::Majority) => {
-                Self::Majority
-            }
-            (
-                Phase::Confirming { candidate }
-                | Phase::Replacing { candidate, .. }
-                | Phase::Returning { candidate, .. },
-                Support::Nobody | Support::Minority | Support::Majority,
-            ) => Self::Answer(candidate),
-            (Phase::Serving { .. }, support) => {
-                if policy.is_loss(support) {
-                    Self::Sentinels
-                } else {
-                    Self::Nothing
-                }
+        match phase {
+            Phase::Learning => Self::Majority,
+            Phase::Confirming { candidate }
+            | Phase::Replacing { candidate, .. }
+            | Phase::Returning { candidate, .. } => Self::Answer(candidate),
+            Phase::Serving { .. } | Phase::Promoting { .. } | Phase::Reverting { .. } => {
+                if policy.is_loss(support) { Self::Sentinels } else { Self::Nothing }
             }
             // Nothing more can be lost; the return of a majority is not expected at any time.
-            (Phase::Withdrawn { .. }, Support::Nobody | Support::Minority | Support::Majority) => {
-                Self::Nothing
-            }
+            Phase::Withdrawn { .. } => Self::Nothing,
         }
     }
 }
@@ -145,14 +172,39 @@ impl Turn<'_> {
     }
 
     pub(super) fn role(&mut self, node: SocketAddr, role: Role) {
-        let served = self.master.phase.target().is_some_and(|target| target.addr == node);
+        let served = self.master.phase.served().is_some_and(|served| served.addr() == node);
         if served && self.master.phase.candidate().is_none() {
             self.watch_served(node, role);
         }
         self.step(Input::Role { node, role });
     }
 
+    /// A leader has selected a replica, or its promotion is on the way.
+    pub(super) fn selected(&mut self, leader: SentinelId, node: SocketAddr) {
+        if self.master.is_early() {
+            let park = self.master.no_park_before.is_none_or(|until| self.now >= until);
+            self.step(Input::Selected { leader, node, park });
+        }
+    }
+
+    pub(super) fn aborted(&mut self, leader: SentinelId) {
+        self.step(Input::Aborted { leader });
+    }
+
+    pub(super) fn ordered(&mut self, why: Trigger, limit: Duration) {
+        self.timelines.ordered(self.now, self.id, why);
+        self.step(Input::Ordered);
+        if self.master.limit == Limit::Park {
+            self.master.limit_at = Some(self.now + limit);
+        }
+    }
+
+    pub(super) fn cancelled(&mut self) {
+        self.step(Input::Cancelled);
+    }
+
     pub(super) fn tick(&mut self) {
+        self.expire();
         if self.master.due.is_none_or(|due| self.now < due) {
             return;
         }
@@ -179,6 +231,16 @@ impl Turn<'_> {
         self.step(Input::Overdue { action, support });
     }
 
+    /// Ends what a failover was allowed.
+    fn expire(&mut self) {
+        if self.master.limit_at.is_none_or(|at| self.now < at) {
+            return;
+        }
+        self.master.limit_at = self.master.limit.length(self.master.park).map(|it| self.now + it);
+        let support = self.master.claims.support();
+        self.step(Input::Expired { support });
+    }
+
     /// Draws the conclusion from the claims.
     fn count(&mut self) {
         let present = self.master.phase.target();
@@ -193,14 +255,15 @@ impl Turn<'_> {
             self.notice(Notice::Split { epoch, present });
         }
         self.master.split = split;
-        self.step(Input::Claims { support: self.master.claims.support(), successor });
+        let support = self.master.claims.support();
+        self.step(Input::Claims { support, successor, park: self.master.is_early() });
     }
 
     /// The served node's own view, where no newer master is known. It never causes a flip: only
     /// an epoch does.
     fn watch_served(&mut self, node: SocketAddr, role: Role) {
         let demoted = match role {
-            Role::Master => false,
+            Role::Master(_) => false,
             Role::Replica => true,
             Role::NoAnswer => return,
         };
@@ -219,33 +282,99 @@ impl Turn<'_> {
         let after = before.next(input);
         self.master.phase = after;
 
-        if let Some(target) = after.target()
-            && before.target() != Some(target)
-        {
-            self.timelines.confirmed(self.now, self.id, target);
+        self.tell_timelines(before, after);
+        if before.served() != after.served() {
             self.master.demoted = false;
         }
         self.ask(before, after);
-        if let (Phase::Withdrawn { .. } | Phase::Returning { .. }, Phase::Serving { target }) =
-            (before, after)
-        {
-            self.notice(Notice::AnnouncedAgain { present: target });
-        }
+        self.report(before, after, input);
+        self.limit(before, after);
         let support = self.master.claims.support();
         self.wait_for(Waiting::new(after, support, self.master.policy));
     }
 
+    fn tell_timelines(&mut self, before: Phase, after: Phase) {
+        let (now, id) = (self.now, self.id);
+        if !before.is_parked() && after.is_parked() {
+            self.timelines.parked(now, id);
+        }
+        let old = before.served().map(Served::addr);
+        if let Some(served) = after.served() {
+            if old != Some(served.addr()) {
+                self.timelines.promoted(now, id, served.addr());
+            }
+            if served.provisional.is_none() && before.target() != Some(served.target) {
+                let record = self.timelines.confirmed(now, id, served.target);
+                self.out.extend(record.map(super::record));
+            }
+        }
+        if before.is_parked() && !after.is_parked() && old == after.served().map(Served::addr) {
+            let record = self.timelines.unparked(now, id);
+            self.out.extend(record.map(super::record));
+        }
+    }
+
     fn ask(&mut self, before: Phase, after: Phase) {
-        let asked = before.candidate().map(|candidate| candidate.addr);
-        let wanted = after.candidate().map(|candidate| candidate.addr);
-        if asked == wanted {
+        let asked = before.candidate();
+        let wanted = after.candidate();
+        // Named by an epoch now: another answer counts than before.
+        let anew = matches!((before, after), (Phase::Promoting { .. }, Phase::Replacing { .. }));
+        if asked == wanted && !(anew && wanted.is_some()) {
             return;
         }
         match wanted {
             Some(node) => self.out.push(Command::AskRole { master: self.id, node }),
             // Who has answered master is asked no more anyway.
-            None if after.target() == before.candidate() => {}
+            None if after.served().map(Served::addr) == asked => {}
             None => self.out.push(Command::StopAsking { master: self.id }),
+        }
+    }
+
+    fn report(&mut self, before: Phase, after: Phase, input: Input) {
+        match (before, after) {
+            (Phase::Withdrawn { .. } | Phase::Returning { .. }, Phase::Serving { served }) => {
+                self.notice(Notice::AnnouncedAgain { present: served.target });
+            }
+            (
+                Phase::Promoting { served, promotion, parked: true },
+                Phase::Promoting { parked: false, .. } | Phase::Serving { .. },
+            ) if after.served() == Some(served) => {
+                let aborted = matches!(input, Input::Aborted { .. });
+                let candidate = promotion.candidate;
+                let serving = served.addr();
+                self.notice(Notice::NotPromoted { candidate, serving, aborted });
+            }
+            (_, Phase::Reverting { target, provisional })
+                if !matches!(before, Phase::Reverting { .. }) =>
+            {
+                self.notice(Notice::Doubted { node: provisional, target });
+            }
+            (Phase::Reverting { provisional, .. }, Phase::Serving { served })
+                if served.provisional.is_none() =>
+            {
+                self.notice(Notice::Reverted { from: provisional, to: served.target });
+            }
+            _ => {}
+        }
+    }
+
+    fn limit(&mut self, before: Phase, after: Phase) {
+        let nothing_came = match (before, after) {
+            (Phase::Promoting { served, promotion, .. }, Phase::Serving { served: same }) => {
+                same == served && promotion.candidate.is_some()
+            }
+            (Phase::Promoting { parked, .. }, Phase::Promoting { parked: now, .. }) => {
+                parked && !now
+            }
+            _ => false,
+        };
+        if nothing_came {
+            self.master.no_park_before = Some(self.now + HOLD_OFF);
+        }
+        let limit = Limit::of(after);
+        if limit != self.master.limit {
+            self.master.limit = limit;
+            self.master.limit_at = limit.length(self.master.park).map(|length| self.now + length);
         }
     }
 

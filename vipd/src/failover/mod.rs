@@ -5,9 +5,11 @@
 //! * `claims` keeps what each Sentinel says and applies the epoch fence.
 //! * `phase` is the state diagram and the transition table.
 //! * `master` connects them, keeps the timers and derives the commands from a change of phase.
+//! * `limit` bounds what a failover on its way may take.
 //! * `policy` says when the Sentinels count as lost, and what follows.
 
 mod claims;
+mod limit;
 mod master;
 mod notice;
 mod phase;
@@ -27,8 +29,9 @@ pub use crate::timeline::Sighting;
 
 use self::master::{Master, Turn};
 use crate::clock::Monotonic;
+use crate::config::Cutover;
 use crate::model::{Epoch, MasterId, SentinelId};
-use crate::timeline::{FailoverRecord, Timelines};
+use crate::timeline::{Clients, FailoverRecord, Timelines, Trigger};
 
 /// How long something may stay away before an operator hears of it: a majority at the start, a
 /// candidate's answer, any Sentinel at all. For the last, this is also the grace before
@@ -43,6 +46,10 @@ pub struct Settings {
     pub configured_sentinels: usize,
     /// By `MasterId`: what to do when too few Sentinels answer.
     pub policies: Vec<LossPolicy>,
+    /// Whether a failover is followed before an epoch is known.
+    pub cutover: Cutover,
+    /// The longest that a Sentinel's word parks a service.
+    pub park: Duration,
 }
 
 /// What an earlier vipd left for one master.
@@ -50,6 +57,8 @@ pub struct Settings {
 pub struct Adopted {
     /// What was confirmed.
     pub target: Target,
+    /// What was served instead, after a promotion that no epoch had confirmed.
+    pub provisional: Option<SocketAddr>,
     /// Whether it is still answered for. If not, the lease of mode `host` has run out and others
     /// may have moved on: a majority must agree before it is again.
     pub announced: bool,
@@ -74,11 +83,22 @@ impl fmt::Display for Target {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
     /// It takes writes.
-    Master,
+    Master(Lineage),
     /// It does not (a Sentinel, should one answer there, does not either).
     Replica,
     /// Refused, reset, timed out, or an error (`LOADING`, `NOAUTH`).
     NoAnswer,
+}
+
+/// What a master's replication history says of how it became one (INFO replication).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lineage {
+    /// Its `master_replid2` is the history that it was on as a replica: it was promoted.
+    Heir,
+    /// It is not: it was started as a master, and holds who knows what.
+    Stranger,
+    /// INFO was not read, or it was never seen as a replica.
+    Unknown,
 }
 
 /// What the core is told.
@@ -105,8 +125,11 @@ pub enum Event {
         /// Which one.
         sentinel: SentinelId,
     },
-    /// A pub/sub event, only for the timeline: decisions come from [`Event::Claim`].
+    /// A pub/sub event. Whom a Sentinel has selected is a reason to park and to ask; everything else
+    /// is only for the timeline: decisions come from [`Event::Claim`] and [`Event::Role`].
     Seen {
+        /// Who published it.
+        sentinel: SentinelId,
         /// About which name.
         master: MasterId,
         /// What was announced.
@@ -119,14 +142,37 @@ pub enum Event {
         /// What it answered.
         role: Role,
     },
+    /// vipd is about to ask a Sentinel for a failover: parked from here on.
+    Ordered {
+        /// Of which name.
+        master: MasterId,
+        /// Why.
+        why: Trigger,
+        /// The longest that the services may be parked for it.
+        limit: Duration,
+    },
+    /// It did not ask after all, or no Sentinel took it on.
+    Cancelled {
+        /// Of which name.
+        master: MasterId,
+    },
     /// The datapath points at what [`Failover::desired`] said for this master (its first service
     /// does; the rest follow within microseconds). The event's time is the flip's: best read just
     /// before ACTIVE is written.
     Committed {
         /// Which name.
         master: MasterId,
-        /// What was applied.
-        target: Target,
+        /// The node that is served from now on.
+        node: SocketAddr,
+    },
+    /// What was done for the clients after a flip, or after a park.
+    Released {
+        /// Which name.
+        master: MasterId,
+        /// The flip; none after a park without one.
+        flip: Option<Monotonic>,
+        /// What was done.
+        clients: Clients,
     },
     /// From the kernel: the first packet after a flip went to the new master.
     FirstPacket {
@@ -157,7 +203,7 @@ pub enum Command {
         master: MasterId,
     },
     /// A failover is complete enough to show, or is amended (same `id`).
-    Record(FailoverRecord),
+    Record(Box<FailoverRecord>),
     /// Something an operator must know.
     Notice {
         /// About which name.
@@ -168,26 +214,42 @@ pub enum Command {
 }
 
 /// What the kernel should look like for one master name.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Desired {
-    /// Where its services point; confirmed by an epoch and by ROLE. None until the first one.
+    /// The master; confirmed by an epoch and by ROLE. None until the first one.
     pub target: Option<Target>,
+    /// The replica that was promoted since, by its own word only: it is served instead.
+    pub provisional: Option<SocketAddr>,
+    /// Nothing reaches whom it serves: a failover is on its way.
+    pub parked: bool,
     /// Whether its VIPs may be announced on its account.
     pub announce: bool,
     /// For status.
     pub state: State,
 }
 
+impl Desired {
+    /// Where its services point.
+    pub fn serves(&self) -> Option<SocketAddr> {
+        self.provisional.or(self.target.map(|target| target.addr))
+    }
+}
+
 /// Where a master name stands, for status.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum State {
     /// No majority of the Sentinels names a master yet.
+    #[default]
     Learning,
     /// A new master is known and has not answered ROLE = master; the old one, if there is one,
     /// goes on.
     Confirming,
     /// All is well.
     Serving,
+    /// A failover is on its way: held back from the old master.
+    Parked,
+    /// The promoted replica is served; no epoch has confirmed it yet.
+    Provisional,
     /// Not announced, because too few Sentinels answer.
     Withdrawn,
 }
@@ -205,16 +267,13 @@ impl Failover {
     /// `adopted` is, for each master, what pinned maps say was confirmed before a restart; it is
     /// served on at once. Missing entries are `None`.
     pub fn new(settings: &Settings, adopted: &[Option<Adopted>], now: Monotonic) -> Self {
-        let configured = settings.configured_sentinels;
         let masters = settings.policies.iter().enumerate().map(|(n, policy)| {
-            Master::new(configured, *policy, adopted.get(n).copied().flatten(), now)
+            Master::new(settings, *policy, adopted.get(n).copied().flatten(), now)
         });
         let masters: Vec<Master> = masters.collect();
         Self {
             desired: masters.iter().map(Master::desired).collect(),
-            timelines: Timelines::new(
-                masters.iter().map(|master| master.phase.target().map(|target| target.addr)),
-            ),
+            timelines: Timelines::new(masters.iter().map(|master| master.desired().serves())),
             masters,
         }
     }
@@ -234,19 +293,44 @@ impl Failover {
                     self.with(MasterId(id), now, &mut out, |it| it.lost(sentinel));
                 }
             }
-            Event::Seen { master, what } => {
-                out.extend(self.timelines.seen(now, master, what).map(Command::Record));
+            Event::Seen { sentinel, master, what } => {
+                out.extend(self.timelines.seen(now, master, what).map(record));
+                self.with(master, now, &mut out, |it| match what {
+                    Sighting::Selected(Some(node))
+                    | Sighting::Promoting(Some(node))
+                    | Sighting::Promoted(Some(node)) => it.selected(sentinel, node),
+                    Sighting::Aborted => it.aborted(sentinel),
+                    Sighting::Selected(None)
+                    | Sighting::Promoting(None)
+                    | Sighting::Promoted(None)
+                    | Sighting::Sdown
+                    | Sighting::Odown
+                    | Sighting::SwitchMaster
+                    | Sighting::End => {}
+                });
+            }
+            Event::Ordered { master, why, limit } => {
+                self.with(master, now, &mut out, |it| it.ordered(why, limit));
+            }
+            Event::Cancelled { master } => {
+                self.with(master, now, &mut out, |it| it.cancelled());
+            }
+            Event::Released { master, flip, clients } => {
+                out.extend(self.timelines.released(master, flip, clients).map(record));
             }
             Event::Role { node, role } => {
                 for id in 0..self.masters.len() {
                     self.with(MasterId(id), now, &mut out, |it| it.role(node, role));
                 }
             }
-            Event::Committed { master, target } => {
-                out.extend(self.timelines.committed(now, master, target).map(Command::Record));
+            Event::Committed { master, node } => {
+                let desired = self.desired.get(master.0);
+                let target = desired.and_then(|it| it.target).filter(|it| it.addr == node);
+                let epoch = target.map(|target| target.epoch);
+                out.extend(self.timelines.committed(now, master, node, epoch).map(record));
             }
             Event::FirstPacket { master, at } => {
-                out.extend(self.timelines.first_packet(master, at).map(Command::Record));
+                out.extend(self.timelines.first_packet(master, at).map(record));
             }
             Event::Tick => {
                 for id in 0..self.masters.len() {
@@ -259,7 +343,7 @@ impl Failover {
 
     /// When [`Event::Tick`] is wanted next.
     pub fn deadline(&self) -> Option<Monotonic> {
-        self.masters.iter().filter_map(|master| master.due).min()
+        self.masters.iter().filter_map(Master::deadline).min()
     }
 
     /// What the kernel should look like now, one for each master.
@@ -278,4 +362,8 @@ impl Failover {
         act(&mut Turn { master, id, now, timelines: &mut self.timelines, out });
         self.desired[id.0] = master.desired();
     }
+}
+
+fn record(record: FailoverRecord) -> Command {
+    Command::Record(Box::new(record))
 }

@@ -59,6 +59,29 @@ pub enum Notice {
         /// What is served.
         present: Target,
     },
+    /// The services were parked for a promotion that did not come.
+    NotPromoted {
+        /// The replica, if a Sentinel has named one.
+        candidate: Option<SocketAddr>,
+        /// Who is served again.
+        serving: SocketAddr,
+        /// The leader said so; else it took too long.
+        aborted: bool,
+    },
+    /// What is served provisionally will hardly be confirmed.
+    Doubted {
+        /// That node.
+        node: SocketAddr,
+        /// Who is served again if it is master.
+        target: Target,
+    },
+    /// It was not.
+    Reverted {
+        /// That node.
+        from: SocketAddr,
+        /// Who is served again.
+        to: Target,
+    },
     /// The served node calls itself a replica, and no Sentinel names a newer master.
     ServedIsReplica {
         /// That node.
@@ -82,6 +105,9 @@ impl Notice {
             | Self::SentinelsLost { .. }
             | Self::SentinelsBack
             | Self::AnnouncedAgain { .. }
+            | Self::NotPromoted { .. }
+            | Self::Doubted { .. }
+            | Self::Reverted { .. }
             | Self::ServedIsReplica { .. }
             | Self::ServedIsMasterAgain { .. } => None,
         }
@@ -133,6 +159,28 @@ impl fmt::Display for Notice {
             Self::AnnouncedAgain { present } => {
                 write!(f, "a majority of the Sentinels is back; {present} is announced again")
             }
+            Self::NotPromoted { candidate, serving, aborted } => {
+                match candidate {
+                    Some(candidate) => write!(f, "{candidate} was selected, but ")?,
+                    None => f.write_str("a failover was asked for, but ")?,
+                }
+                f.write_str(if *aborted {
+                    "its leader gave up"
+                } else {
+                    "no promotion came in time"
+                })?;
+                write!(f, "; {serving} is served again")
+            }
+            Self::Doubted { node, target } => write!(
+                f,
+                "{node} was promoted and no Sentinel confirms it; {target} is served again if it is \
+                 master"
+            ),
+            Self::Reverted { from, to } => write!(
+                f,
+                "back from {from} to {to}: that promotion was never confirmed; what was written to \
+                 {from} since is lost if Sentinel makes it a replica"
+            ),
             Self::ServedIsReplica { node } => write!(
                 f,
                 "{node} is served and calls itself a replica, but no Sentinel names a newer \

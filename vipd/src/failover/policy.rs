@@ -24,6 +24,8 @@ impl Settings {
         Self {
             configured_sentinels: config.sentinel.endpoints.len(),
             policies: config.masters().into_iter().map(policy).collect(),
+            cutover: daemon.cutover,
+            park: config.failover.park(),
         }
     }
 }

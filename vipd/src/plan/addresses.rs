@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use vipd_common::maps::{Address, ForwardMode, ServiceState};
+use vipd_common::maps::{Address, ForwardMode};
 
 use super::group::Groups;
-use super::{Actual, Line, SHOWN, Topology, Vip, Wanted};
+use super::{Actual, Line, SHOWN, Topology, Vip, Wanted, carries};
 use crate::config::Mode;
 use crate::model::unmapped_ip;
 
@@ -55,7 +55,7 @@ fn bare(vip: &Vip, lines: &[Line<'_>]) -> Address {
 
 fn deciding<'a, 'b>(vip: &Vip, lines: &'b [Line<'a>]) -> Option<&'b Line<'a>> {
     let of_vip = || lines.iter().filter(|line| line.place.route.vip.addr == vip.addr);
-    of_vip().find(|line| line.active.state() == ServiceState::Up).or_else(|| of_vip().next())
+    of_vip().find(|line| carries(line.active)).or_else(|| of_vip().next())
 }
 
 /// What an address shows now and may go on to show meanwhile: nothing, if it changes its mode.

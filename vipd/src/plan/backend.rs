@@ -44,6 +44,18 @@ impl Route<'_> {
         }
     }
 
+    /// Whether a slot's content is one of this VIP's mode: under another configuration it may have
+    /// had another.
+    pub(super) fn may_be(&self, backend: &Backend) -> bool {
+        let modes: &[ForwardMode] = match self.vip.mode {
+            Mode::Nat => &[ForwardMode::Nat],
+            Mode::Dsr => &[ForwardMode::Dsr],
+            Mode::Host => &[ForwardMode::Local, ForwardMode::Stray],
+            Mode::Real => &[],
+        };
+        modes.iter().any(|mode| *mode as u32 == backend.mode)
+    }
+
     /// What makes it another master: the address and port packets are sent to, in the form of
     /// [`Backend`].
     pub(super) fn identity(&self, node: SocketAddr) -> ([u8; 16], [u8; 2]) {

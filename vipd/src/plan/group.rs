@@ -190,7 +190,7 @@ impl Groups {
         let listed = listed(actual, before);
         let none = Replicas::default();
         let replicas = wanted.replicas.get(place.route.service.master.0).unwrap_or(&none);
-        let target = place.target.map(|(target, _)| target.addr);
+        let target = place.target.map(|(node, _)| node);
 
         let named = wanted.nodes.get(place.route.service.master.0);
         let named = named.into_iter().flatten().copied().chain(target);
@@ -372,6 +372,7 @@ fn owner(service: u32, node: SocketAddr) -> Confirmed {
         master: 0,
         port: node.port().into(),
         valid: MEMBER,
+        ..Confirmed::default()
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! The order of the steps is the safety argument:
 //!
-//! 1. un-announce what goes away, then take services down;
+//! 1. un-announce what goes away, then take services down or park them;
 //! 2. prepare: interfaces, addresses, slots, services. Nothing of it carries a packet yet, and no
 //!    slot that ACTIVE names is written;
 //! 3. commit: CONFIRMED, then ACTIVE. A daemon that dies between the two finds the newer master in
@@ -45,7 +45,7 @@ use self::backend::Route;
 use self::group::Groups;
 use self::slots::Slots;
 use crate::config::Mode;
-use crate::failover::{Desired, Target};
+use crate::failover::Desired;
 use crate::model::NextHop;
 use crate::netdev::HostAddress;
 
@@ -118,7 +118,7 @@ pub fn diff(topology: &Topology, wanted: &Wanted<'_>, actual: &Actual) -> Plan {
     groups.withdraw(&mut steps, actual);
     prepare(&mut steps, wanted, &lines, &addresses, &slots, actual);
     groups.prepare(&mut steps, actual);
-    confirm(&mut steps, topology, &lines, actual);
+    confirm(&mut steps, &lines, actual);
     groups.commit(&mut steps, actual);
     commit(&mut steps, &lines, actual);
     announce(&mut steps, &addresses, actual);
@@ -140,8 +140,11 @@ struct Place<'a> {
     index: u32,
     /// Not in SERVICES yet.
     is_new: bool,
-    /// The master, and its slot's content.
-    target: Option<(Target, Result<Backend, Unreachable>)>,
+    /// The node that is served, and its slot's content.
+    target: Option<(SocketAddr, Result<Backend, Unreachable>)>,
+    /// What a restart goes on from.
+    confirmed: Option<Confirmed>,
+    parked: bool,
     announce: bool,
     /// The slots to be written beforehand.
     replicas: Vec<(SocketAddr, Backend)>,
@@ -150,7 +153,7 @@ struct Place<'a> {
 impl Place<'_> {
     /// Reports the nodes for which no slot was left.
     fn without_slot(&self, slots: &Slots) -> impl Iterator<Item = Problem> {
-        let target = self.target.and_then(|(target, backend)| Some((target.addr, backend.ok()?)));
+        let target = self.target.and_then(|(node, backend)| Some((node, backend.ok()?)));
         let nodes = target.into_iter().chain(self.replicas.iter().copied());
         let service = self.route.vip.key(self.route.service);
         nodes
@@ -191,7 +194,8 @@ fn place<'a>(
         };
         let route = Route { topology, wanted, vip, service };
         let desired = wanted.desired.get(service.master.0);
-        let target = desired.and_then(|desired| desired.target);
+        let target = desired.and_then(Desired::serves);
+        let name = topology.masters.get(service.master.0).copied().unwrap_or_default();
         let mut resolve = |node, master| {
             let backend = route.to(node);
             if let Err(why) = backend {
@@ -206,11 +210,13 @@ fn place<'a>(
             key,
             index,
             is_new: known.is_none(),
-            target: target.map(|target| (target, resolve(target.addr, true))),
+            target: target.map(|node| (node, resolve(node, true))),
+            confirmed: desired.and_then(|it| topology::confirmed(name, it)),
+            parked: desired.is_some_and(|desired| desired.parked),
             announce: desired.is_some_and(|desired| desired.announce),
             replicas: nodes
                 .iter()
-                .filter(|node| target.is_none_or(|target| target.addr != **node))
+                .filter(|node| target != Some(**node))
                 .filter_map(|&node| Some((node, resolve(node, false).ok()?)))
                 .collect(),
         });
@@ -230,7 +236,17 @@ fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
         }
     };
     let Some((target, backend)) = place.target else { return down };
-    let identity = place.route.identity(target.addr);
+    if place.parked {
+        // Slot and generation stay: whoever it was is who it is again if nothing comes of it.
+        let fits = present.is_some_and(|it| place.route.may_be(it));
+        return match active.state() {
+            ServiceState::Up | ServiceState::Parked if fits => {
+                Active::new(ServiceState::Parked, active.slot(), active.generation())
+            }
+            _ => down,
+        };
+    }
+    let identity = place.route.identity(target);
     let same_node = present.is_some_and(|present| (present.addr, present.port) == identity);
 
     match backend {
@@ -248,11 +264,11 @@ fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
         }
         Err(Unreachable::NextHopUnknown)
             if same_node
-                && active.state() == ServiceState::Up
+                && carries(active)
                 // Under another configuration the VIP may have had another mode.
-                && present.is_some_and(|it| it.mode == place.route.mode_to(target.addr) as u32) =>
+                && present.is_some_and(|it| it.mode == place.route.mode_to(target) as u32) =>
         {
-            active
+            Active::new(ServiceState::Up, active.slot(), active.generation())
         }
         Err(
             Unreachable::NextHopUnknown
@@ -264,10 +280,15 @@ fn decide(place: &Place<'_>, slots: &Slots, actual: &Actual) -> Active {
     }
 }
 
+/// Whether it stands for a master whose packets it carries, or holds back for the moment.
+fn carries(active: Active) -> bool {
+    matches!(active.state(), ServiceState::Up | ServiceState::Parked)
+}
+
 impl Line<'_> {
-    /// Whether it carries packets.
+    /// Whether it carries packets, or holds them back for the moment.
     fn is_up(&self) -> bool {
-        matches!(self.active.state(), ServiceState::Up | ServiceState::Group)
+        carries(self.active) || self.active.state() == ServiceState::Group
     }
 
     /// Whether its VIP is to be answered for on its account. In mode `host` only the host that has
@@ -291,9 +312,7 @@ impl Line<'_> {
         let target = match self.place.target {
             Some((_, Ok(backend))) => Some(backend),
             // Its MAC is unknown for the moment and ACTIVE stays.
-            Some((_, Err(_))) if self.active.state() == ServiceState::Up => {
-                actual.backend(self.place.index).copied()
-            }
+            Some((_, Err(_))) if carries(self.active) => actual.backend(self.place.index).copied(),
             Some((_, Err(_))) | None => None,
         };
         target.into_iter().chain(self.place.replicas.iter().map(|(_, backend)| *backend))
@@ -322,7 +341,8 @@ fn withdraw(
     }
     for line in lines {
         let (service, active) = (line.place.index, line.active);
-        if active.state() == ServiceState::Down && active != actual.active(service) {
+        let ends = matches!(active.state(), ServiceState::Down | ServiceState::Parked);
+        if ends && active != actual.active(service) {
             steps.push(Step::SetActive { service, active });
         }
     }
@@ -379,12 +399,10 @@ fn prepare(
 }
 
 /// Step 3: what is going to be true, then the cutover.
-fn confirm(steps: &mut Vec<Step>, topology: &Topology, lines: &[Line<'_>], actual: &Actual) {
+fn confirm(steps: &mut Vec<Step>, lines: &[Line<'_>], actual: &Actual) {
     for line in lines {
         let service = line.place.index;
-        let Some((target, _)) = line.place.target else { continue };
-        let name = topology.masters.get(line.place.route.service.master.0).copied();
-        let confirmed = topology::confirmed(name.unwrap_or_default(), target);
+        let Some(confirmed) = line.place.confirmed else { continue };
         // A new service's was erased before.
         if line.place.is_new || actual.confirmed(service) != confirmed {
             steps.push(Step::SetConfirmed { service, confirmed });
@@ -395,7 +413,8 @@ fn confirm(steps: &mut Vec<Step>, topology: &Topology, lines: &[Line<'_>], actua
 fn commit(steps: &mut Vec<Step>, lines: &[Line<'_>], actual: &Actual) {
     for line in lines {
         let (service, active) = (line.place.index, line.active);
-        if line.is_up() && active != actual.active(service) {
+        let is_up = matches!(active.state(), ServiceState::Up | ServiceState::Group);
+        if is_up && active != actual.active(service) {
             steps.push(Step::SetActive { service, active });
         }
     }

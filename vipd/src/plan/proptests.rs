@@ -9,7 +9,7 @@ use vipd_common::maps::{Group, MAX_SLOTS};
 use super::actual::names_a_slot;
 use super::*;
 use crate::config::{PortRange, ServiceRole, Source};
-use crate::failover::State;
+use crate::failover::{State, Target};
 use crate::model::{Epoch, MasterId, mapped_ip, unmapped_ip};
 
 const MASTERS: usize = 2;
@@ -128,9 +128,13 @@ fn any_hop(n: u8) -> impl Strategy<Value = Option<NextHop>> {
 }
 
 fn any_desired() -> impl Strategy<Value = Desired> {
-    (prop::option::weighted(0.8, (0..NODES, 0..50_u64)), any::<bool>()).prop_map(
-        |(target, announce)| Desired {
+    let target = prop::option::weighted(0.8, (0..NODES, 0..50_u64));
+    let provisional = prop::option::weighted(0.3, 0..NODES);
+    (target, provisional, any::<bool>(), prop::bool::weighted(0.2)).prop_map(
+        |(target, provisional, announce, parked)| Desired {
             target: target.map(|(n, epoch)| Target { addr: node(n), epoch: Epoch(epoch) }),
+            provisional: provisional.map(node).filter(|_| target.is_some()),
+            parked: parked && target.is_some(),
             announce,
             state: State::Serving,
         },
@@ -207,9 +211,8 @@ fn phase(step: &Step, before: &Actual) -> Option<u32> {
             Some(if was_virtual { 0 } else { 6 })
         }
         Step::SetActive { active, .. } => match active.state() {
-            ServiceState::Down => Some(1),
+            ServiceState::Down | ServiceState::Parked => Some(1),
             ServiceState::Up | ServiceState::Group => Some(4),
-            ServiceState::Parked => panic!("not yet"),
         },
         Step::SetConfirmed { confirmed, .. } => (confirmed.valid == 1).then_some(3),
     }
@@ -285,6 +288,14 @@ fn apply(
                     assert!(generation >= generation_then);
                 }
             }
+            Step::SetActive { service, active } if active.state() == ServiceState::Parked => {
+                let before = actual.active(*service);
+                assert_eq!(before.state(), ServiceState::Up, "only what is up can be parked");
+                assert_eq!(
+                    (before.slot(), before.generation()),
+                    (active.slot(), active.generation())
+                );
+            }
             Step::SetActive { .. }
             | Step::PutInterface { .. }
             | Step::RemoveInterface { .. }
@@ -316,7 +327,7 @@ fn is_backed(actual: &Actual, vip: IpAddr) -> bool {
 }
 
 fn is_up(actual: &Actual, index: u32) -> bool {
-    matches!(actual.active(index).state(), ServiceState::Up | ServiceState::Group)
+    actual.active(index).state() != ServiceState::Down
 }
 
 /// What must hold of a service that is spread over replicas.
@@ -332,7 +343,7 @@ fn check_group(world: &World, actual: &Actual, service: &Service, index: u32) {
     } else {
         assert!(members.iter().all(|it| !it.is_listed));
     }
-    let target = world.desired[service.master.0].target.map(|target| target.addr);
+    let target = world.desired[service.master.0].serves();
     let replicas = &world.replicas[service.master.0];
     let health = |node| replicas.health.get(&node).copied().unwrap_or(Health::Unknown);
     for it in &members {
@@ -356,19 +367,20 @@ fn check_result(world: &World, actual: &Actual) {
             continue;
         }
         assert_eq!(actual.members(index).count(), 0, "lines of another time");
+        let desired = world.desired[service.master.0];
+        assert_eq!(active.state() == ServiceState::Parked, desired.parked && is_up(actual, index));
         if active.state() != ServiceState::Up {
             continue;
         }
-        let desired = world.desired[service.master.0];
-        let target = desired.target.expect("up without a target");
+        let node = desired.serves().expect("up without a target");
         let backend = actual.backend(index).unwrap();
         let port = match vip.mode {
-            Mode::Nat => service.backend_port.unwrap_or(target.addr.port()),
-            Mode::Dsr | Mode::Host | Mode::Real => target.addr.port(),
+            Mode::Nat => service.backend_port.unwrap_or(node.port()),
+            Mode::Dsr | Mode::Host | Mode::Real => node.port(),
         };
-        assert_eq!(backend.addr, mapped_ip(target.addr.ip()), "another node than desired");
+        assert_eq!(backend.addr, mapped_ip(node.ip()), "another node than desired");
         let is_local = backend.mode == ForwardMode::Local as u32;
-        let is_here = world.own.contains(&target.addr.ip());
+        let is_here = world.own.contains(&node.ip());
         assert_eq!(is_local, vip.mode == Mode::Host && is_here);
         assert_eq!(backend.port, port.to_be_bytes());
         if backend.mode == ForwardMode::Nat as u32 {

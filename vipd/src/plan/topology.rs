@@ -7,7 +7,7 @@ use vipd_common::maps::{Confirmed, name_hash};
 
 use super::Actual;
 use crate::config::{Config, Mode, PortRange, ServiceRole, Source};
-use crate::failover::{Adopted, Target};
+use crate::failover::{Adopted, Desired, Target};
 use crate::model::{Epoch, MasterId, mapped_ip, unmapped_ip};
 
 /// The configured VIPs and services, with names resolved to indexes.
@@ -122,15 +122,17 @@ impl Topology {
             if self.masters.get(service.master.0) != Some(&confirmed.master) {
                 continue;
             }
-            let Some(found) = confirmed_target(&confirmed) else { continue };
+            let Some((target, provisional)) = confirmed_target(&confirmed) else { continue };
             let Some(entry) = adopted.get_mut(service.master.0) else { continue };
             let announced = leased || vip.mode != Mode::Host;
             match entry {
-                None => *entry = Some(Adopted { target: found, announced }),
+                None => *entry = Some(Adopted { target, provisional, announced }),
                 Some(known) => {
                     known.announced &= announced;
-                    if known.target.epoch < found.epoch {
-                        known.target = found;
+                    if known.target.epoch < target.epoch {
+                        (known.target, known.provisional) = (target, provisional);
+                    } else if known.target == target {
+                        known.provisional = known.provisional.or(provisional);
                     }
                 }
             }
@@ -146,23 +148,32 @@ impl Vip {
     }
 }
 
-/// How CONFIRMED stores a target of the master whose name has this hash.
-pub(super) fn confirmed(master: u64, target: Target) -> Confirmed {
-    Confirmed {
+/// How CONFIRMED stores what is served for the master whose name has this hash.
+pub(super) fn confirmed(master: u64, desired: &Desired) -> Option<Confirmed> {
+    let target = desired.target?;
+    let provisional = desired.provisional;
+    Some(Confirmed {
         epoch: target.epoch.0,
         addr: mapped_ip(target.addr.ip()),
         master,
         port: u32::from(target.addr.port()),
         valid: 1,
-    }
+        provisional_addr: provisional.map_or([0; 16], |node| mapped_ip(node.ip())),
+        provisional_port: provisional.map_or(0, |node| u32::from(node.port())),
+        ..Confirmed::default()
+    })
 }
 
-/// The reverse of [`confirmed`]; none where nothing is stored.
-pub(super) fn confirmed_target(confirmed: &Confirmed) -> Option<Target> {
+/// The reverse of [`confirmed`]: the target, and what is served instead; none where nothing is
+/// stored.
+pub(super) fn confirmed_target(confirmed: &Confirmed) -> Option<(Target, Option<SocketAddr>)> {
     if confirmed.valid != 1 {
         return None;
     }
-    let addr = unmapped_ip(confirmed.addr);
-    let port = u16::try_from(confirmed.port).ok()?;
-    Some(Target { addr: SocketAddr::new(addr, port), epoch: Epoch(confirmed.epoch) })
+    let socket = |addr, port| {
+        Some(SocketAddr::new(unmapped_ip(addr), u16::try_from(port).ok().filter(|it| *it > 0)?))
+    };
+    let addr = socket(confirmed.addr, confirmed.port)?;
+    let provisional = socket(confirmed.provisional_addr, confirmed.provisional_port);
+    Some((Target { addr, epoch: Epoch(confirmed.epoch) }, provisional))
 }

@@ -38,6 +38,7 @@ use crate::config::{Config, Endpoint};
 use crate::connect::{Deadlines, Dialer, Error, SetupError};
 use crate::model::{Epoch, MasterId, SentinelId};
 use crate::resolve::Resolver;
+pub use crate::timeline::Sighting;
 
 /// How long a Sentinel may take. One that accepts connections and never answers is lost within
 /// three seconds.
@@ -143,27 +144,6 @@ pub enum Report {
         /// A number that `Found` gave.
         sentinel: SentinelId,
     },
-}
-
-/// What a Sentinel's event says has happened to a master.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sighting {
-    /// `+sdown master`: that Sentinel can't reach it.
-    Sdown,
-    /// `+odown`: a quorum can't.
-    Odown,
-    /// `+selected-slave`: the leader has chosen this replica.
-    Selected(Option<SocketAddr>),
-    /// `+failover-state-wait-promotion`: SLAVEOF NO ONE was sent to this replica.
-    Promoting(Option<SocketAddr>),
-    /// `+promoted-slave`: the leader has seen the replica call itself master.
-    Promoted(Option<SocketAddr>),
-    /// `+switch-master`: that Sentinel's configuration has changed.
-    SwitchMaster,
-    /// `+failover-end`, also by timeout: the replicas follow the new master.
-    End,
-    /// `-failover-abort-*`: there will be no new master from this attempt.
-    Aborted,
 }
 
 /// How one Sentinel sees a master.

@@ -75,6 +75,19 @@ pub struct Replica {
     pub offset: u64,
 }
 
+/// A replica as one Sentinel sees it now, with all that decides whether it may be promoted. (Changes
+/// all the time, so it is asked for only where that is wanted.)
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Candidate<R = Replica> {
+    /// What is known of it in any case.
+    pub replica: R,
+    /// How long it has had no link to its master, as of Sentinel's last INFO, to a second; zero while
+    /// it has one, `None` if it never had.
+    pub link_down: Option<Duration>,
+    /// How old that INFO is.
+    pub info_age: Duration,
+}
+
 /// Another Sentinel, as one names it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Peer {
@@ -188,18 +201,22 @@ pub fn named(value: Value) -> Result<Option<Named>, Error> {
 /// Reads the answer to `SENTINEL REPLICAS`. Addresses are still to be resolved: those in the
 /// replicas are a function of the names beside them.
 pub fn replicas(value: Value) -> Result<Vec<(Named, Unplaced)>, Error> {
+    each(value, |fields| Ok((fields.node()?, fields.replica()?)))
+}
+
+/// Reads the same answer, and more of it.
+pub fn candidates(value: Value) -> Result<Vec<(Named, Candidate<Unplaced>)>, Error> {
     each(value, |fields| {
-        let flags = fields.text("flags")?;
-        let down = ["s_down", "o_down", "disconnected"];
-        Ok((
-            fields.node()?,
-            Unplaced {
-                down: flags.split(',').any(|flag| down.contains(&flag)),
-                link_up: fields.text("master-link-status")? == "ok",
-                priority: fields.number("slave-priority")?,
-                offset: fields.number("slave-repl-offset")?,
-            },
-        ))
+        let replica = fields.replica()?;
+        // -1000 (or, before Redis 7, the time since 1970) if it never had one.
+        let down: i64 = fields.number("master-link-down-time")?;
+        let link_down = if replica.link_up {
+            Some(Duration::ZERO)
+        } else {
+            u64::try_from(down).ok().map(Duration::from_millis)
+        };
+        let info_age = Duration::from_millis(fields.number("info-refresh")?);
+        Ok((fields.node()?, Candidate { replica, link_down, info_age }))
     })
 }
 
@@ -217,6 +234,14 @@ impl Unplaced {
     pub fn at(self, addr: SocketAddr) -> Replica {
         let Self { down, link_up, priority, offset } = self;
         Replica { addr, down, link_up, priority, offset }
+    }
+}
+
+impl Candidate<Unplaced> {
+    /// At that address.
+    pub fn at(self, addr: SocketAddr) -> Candidate {
+        let Self { replica, link_down, info_age } = self;
+        Candidate { replica: replica.at(addr), link_down, info_age }
     }
 }
 
@@ -301,6 +326,16 @@ impl<'a> Fields<'a> {
     fn number<T: std::str::FromStr>(&self, name: &str) -> Result<T, Error> {
         let value = self.text(name)?;
         value.parse().map_err(|_| Error::Protocol(format!("SENTINEL said `{name}` is {value:?}")))
+    }
+
+    fn replica(&self) -> Result<Unplaced, Error> {
+        let down = ["s_down", "o_down", "disconnected"];
+        Ok(Unplaced {
+            down: self.text("flags")?.split(',').any(|flag| down.contains(&flag)),
+            link_up: self.text("master-link-status")? == "ok",
+            priority: self.number("slave-priority")?,
+            offset: self.number("slave-repl-offset")?,
+        })
     }
 
     fn node(&self) -> Result<Named, Error> {

@@ -87,6 +87,7 @@ impl Lab {
                 xdp_mode: XdpMode::Auto,
                 max_connections: 65_536,
                 max_half_open: 16_384,
+                max_pending_syns: 32_768,
             };
             let (mut datapath, _) = Datapath::open(&settings).expect("open");
             let key = (VIP, 6_379_u16).into();
@@ -108,6 +109,7 @@ impl Lab {
                 master: name_hash("mymaster"),
                 port: 8_000,
                 valid: 1,
+                ..Confirmed::default()
             };
             for step in [
                 Step::PutInterface { ifindex, interface: Interface { mac: OWN, zero: [0; 2] } },

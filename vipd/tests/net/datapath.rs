@@ -46,6 +46,7 @@ fn settings(pins: &Pins) -> OpenSettings {
         xdp_mode: XdpMode::Auto,
         max_connections: 1_024,
         max_half_open: 512,
+        max_pending_syns: 512,
     }
 }
 
@@ -81,7 +82,16 @@ fn steps(ifindex: u32) -> Vec<Step> {
         ifindex,
         mode: ForwardMode::Nat as u32,
     };
-    let confirmed = Confirmed { epoch: 5, addr: mapped(node), master: 7, port: 8_000, valid: 1 };
+    let confirmed = Confirmed {
+        epoch: 5,
+        addr: mapped(node),
+        master: 7,
+        port: 8_000,
+        valid: 1,
+        provisional_addr: mapped(node),
+        provisional_port: 8_001,
+        zero: 0,
+    };
     vec![
         Step::PutInterface { ifindex, interface: Interface { mac: OWN, zero: [0; 2] } },
         Step::PutAddress {

@@ -24,6 +24,7 @@ fn as_a_process() {
         xdp_mode: XdpMode::Auto,
         max_connections: 1_024,
         max_half_open: 512,
+        max_pending_syns: 512,
     };
     if std::env::var_os(AS_NOBODY).is_some() {
         nix::unistd::setuid(65_534.into()).expect("setuid");

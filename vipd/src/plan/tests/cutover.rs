@@ -3,6 +3,14 @@
 use super::*;
 use crate::failover::Adopted;
 
+fn adopted(target: Target) -> Adopted {
+    Adopted { target, provisional: None, announced: true }
+}
+
+fn parked(slot: u16, generation: u32) -> Active {
+    Active::new(ServiceState::Parked, slot, generation)
+}
+
 #[test]
 fn before_a_master_is_known_everything_is_prepared_and_nothing_shown() {
     let mut lab = Lab::new();
@@ -49,7 +57,7 @@ fn a_restart_changes_nothing() {
     let mut lab = Lab::serving();
     lab.serve(target(102, 2));
     lab.apply();
-    let adopted = Adopted { target: target(102, 2), announced: true };
+    let adopted = adopted(target(102, 2));
     assert_eq!(lab.topology.adopted(&lab.actual, false), [Some(adopted)]);
     lab.actual.next_slot = 0;
     assert_eq!(lab.diff(), Plan::default());
@@ -100,7 +108,7 @@ fn a_vip_is_announced_while_any_of_its_masters_says_so() {
         Service { port: 6380, master: MasterId(1), role: ServiceRole::Master, backend_port: None };
     lab.topology.vips[0].services.push(second);
     lab.topology.masters.push(12);
-    lab.desired.push(Desired { target: None, announce: false, state: State::Learning });
+    lab.desired.push(Desired::default());
     lab.nodes.push(vec![]);
     lab.serve(target(101, 1));
     lab.apply();
@@ -115,7 +123,7 @@ fn a_commit_that_was_cut_short_is_finished_after_the_restart() {
     let plan = lab.diff();
     assert_eq!(plan.steps[0], confirm(target(102, 2)));
     lab.actual.apply(&plan.steps[0]);
-    let adopted = Adopted { target: target(102, 2), announced: true };
+    let adopted = adopted(target(102, 2));
     assert_eq!(lab.topology.adopted(&lab.actual, false), [Some(adopted)]);
     assert_eq!(lab.apply(), [activate(up(1, 2))]);
 }
@@ -127,4 +135,44 @@ fn what_was_confirmed_for_another_master_name_is_not_taken_over() {
     // The configuration names another master for the same VIP and port now.
     lab.topology.masters[0] = NAME + 1;
     assert_eq!(lab.topology.adopted(&lab.actual, false), [None]);
+}
+
+#[test]
+fn a_park_is_one_step_and_shows_the_vip_as_before() {
+    let mut lab = Lab::serving();
+    lab.desired[0].parked = true;
+    assert_eq!(lab.apply(), [activate(parked(0, 1))]);
+    // The node's MAC may be forgotten or change: nothing is sent there.
+    lab.forget_hop(101);
+    assert_eq!(lab.apply(), []);
+    lab.next_hops.insert(node(101).ip(), hop(101));
+    lab.desired[0].parked = false;
+    assert_eq!(lab.apply(), [activate(up(0, 1))]);
+}
+
+#[test]
+fn a_service_that_is_down_is_not_parked() {
+    let mut lab = Lab::serving();
+    lab.next_hops.insert(node(101).ip(), NextHop { ifindex: LAN + 1, ..hop(101) });
+    lab.apply();
+    lab.desired[0].parked = true;
+    assert_eq!(lab.apply(), []);
+    assert_eq!(lab.actual.active(0), down(0, 1));
+}
+
+#[test]
+fn a_provisional_flip_keeps_what_was_confirmed_and_survives_a_restart() {
+    let mut lab = Lab::serving();
+    lab.desired[0].parked = true;
+    lab.apply();
+    lab.desired[0] = Desired { provisional: Some(node(102)), ..serving(target(101, 1)) };
+    let steps = lab.apply();
+    let [Step::SetConfirmed { service: 0, .. }, flip] = steps[..] else { panic!("{steps:?}") };
+    assert_eq!(flip, activate(up(1, 2)));
+    let provisional = Some(node(102));
+    let adopted = Adopted { provisional, ..adopted(target(101, 1)) };
+    assert_eq!(lab.topology.adopted(&lab.actual, false), [Some(adopted)]);
+    // Its epoch changes nothing but what is remembered.
+    lab.serve(target(102, 2));
+    assert_eq!(lab.apply(), [confirm(target(102, 2))]);
 }

@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::config::{PortRange, ServiceRole, Source};
-use crate::failover::State;
+use crate::failover::{State, Target};
 use crate::model::{Epoch, MasterId};
 
 const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 18, 0, 250));
@@ -82,7 +82,16 @@ fn put_vip(flags: u16) -> Step {
 }
 
 fn confirm(target: Target) -> Step {
-    Step::SetConfirmed { service: 0, confirmed: topology::confirmed(NAME, target) }
+    Step::SetConfirmed { service: 0, confirmed: confirmed(target) }
+}
+
+fn serving(target: Target) -> Desired {
+    let target = Some(target);
+    Desired { target, announce: true, state: State::Serving, ..Desired::default() }
+}
+
+fn confirmed(target: Target) -> Confirmed {
+    topology::confirmed(NAME, &serving(target)).unwrap()
 }
 
 fn activate(active: Active) -> Step {
@@ -120,7 +129,7 @@ impl Lab {
                 same_host: vec![],
                 masters: vec![NAME],
             },
-            desired: vec![Desired { target: None, announce: false, state: State::Learning }],
+            desired: vec![Desired::default()],
             nodes: vec![vec![node(101), node(102), node(103)]],
             replicas: vec![],
             next_hops: (101..=103)
@@ -147,7 +156,7 @@ impl Lab {
     }
 
     fn serve(&mut self, target: Target) {
-        self.desired[0] = Desired { target: Some(target), announce: true, state: State::Serving };
+        self.desired[0] = serving(target);
     }
 
     fn hop(&mut self, host: u8) -> &mut NextHop {

@@ -83,7 +83,7 @@ fn a_configured_backend_port_replaces_the_node_s() {
     // What is remembered is whom Sentinel named.
     assert_eq!(
         lab.topology.adopted(&lab.actual, false),
-        [Some(Adopted { target: target(101, 1), announced: true })]
+        [Some(Adopted { target: target(101, 1), provisional: None, announced: true })]
     );
 }
 

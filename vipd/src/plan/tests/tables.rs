@@ -53,7 +53,7 @@ fn a_service_that_is_not_configured_any_more_goes_down_and_away() {
         [
             activate(down(0, 1)),
             Step::PutService { key: key(7000), index: 1 },
-            Step::SetConfirmed { service: 1, confirmed: topology::confirmed(NAME, target(101, 1)) },
+            Step::SetConfirmed { service: 1, confirmed: confirmed(target(101, 1)) },
             Step::SetActive { service: 1, active: up(0, 1) },
             Step::SetConfirmed { service: 0, confirmed: Confirmed::default() },
             Step::RemoveService { key: key(6379) },

@@ -1,8 +1,10 @@
 //! Events in, commands out. A command that a test doesn't expect fails it.
 
+mod early;
+
 use super::*;
 use crate::config::OnSentinelLoss;
-use crate::timeline::Timeline;
+use crate::timeline::{Outcome, Timeline};
 
 const MASTER: MasterId = MasterId(0);
 const S: [SentinelId; 3] = [SentinelId(0), SentinelId(1), SentinelId(2)];
@@ -37,6 +39,9 @@ fn ask(host: u8) -> Command {
     Command::AskRole { master: MASTER, node: node(host) }
 }
 
+/// Without a word about its history.
+const AS_MASTER: Role = Role::Master(Lineage::Unknown);
+
 const STOP: Command = Command::StopAsking { master: MASTER };
 
 fn notice(notice: Notice) -> Command {
@@ -44,12 +49,19 @@ fn notice(notice: Notice) -> Command {
 }
 
 fn desired(target: Option<Target>, announce: bool, state: State) -> Desired {
-    Desired { target, announce, state }
+    Desired { target, announce, state, ..Desired::default() }
 }
 
 fn serving(target: Target) -> Desired {
     desired(Some(target), true, State::Serving)
 }
+
+fn adopt(target: Target) -> Adopted {
+    Adopted { target, provisional: None, announced: true }
+}
+
+/// The longest park.
+const PARK: Duration = Duration::from_secs(2);
 
 /// A machine with one master and three Sentinels, and a clock.
 struct Lab {
@@ -59,12 +71,16 @@ struct Lab {
 
 impl Lab {
     fn new(on_sentinel_loss: OnSentinelLoss, adopted: Option<Target>) -> Self {
-        let adopted = adopted.map(|target| Adopted { target, announced: true });
-        Self::with(LossPolicy::director(on_sentinel_loss), adopted)
+        Self::with(LossPolicy::director(on_sentinel_loss), adopted.map(adopt))
     }
 
     fn with(policy: LossPolicy, adopted: Option<Adopted>) -> Self {
-        let settings = Settings { configured_sentinels: 3, policies: vec![policy] };
+        Self::cutting_over(Cutover::Confirmed, policy, adopted)
+    }
+
+    fn cutting_over(cutover: Cutover, policy: LossPolicy, adopted: Option<Adopted>) -> Self {
+        let settings =
+            Settings { configured_sentinels: 3, policies: vec![policy], cutover, park: PARK };
         Self { failover: Failover::new(&settings, &[adopted], at(0)), now: at(0) }
     }
 
@@ -74,7 +90,7 @@ impl Lab {
         lab.expect(claim(S[0], host, epoch), &[]);
         lab.expect(claim(S[1], host, epoch), &[ask(host)]);
         lab.expect(claim(S[2], host, epoch), &[]);
-        lab.expect(role(host, Role::Master), &[]);
+        lab.expect(role(host, AS_MASTER), &[]);
         assert_eq!(lab.desired(), serving(target(host, epoch)));
         lab
     }
@@ -108,7 +124,7 @@ fn a_start_needs_a_majority_and_the_master_s_own_word() {
     lab.expect(role(101, Role::NoAnswer), &[]);
     lab.expect(role(101, Role::Replica), &[]);
     assert_eq!(lab.desired(), desired(None, false, State::Confirming));
-    lab.expect(role(101, Role::Master), &[]);
+    lab.expect(role(101, AS_MASTER), &[]);
     assert_eq!(lab.desired(), serving(target(101, 3)));
     assert_eq!(lab.failover.deadline(), None);
 }
@@ -120,8 +136,8 @@ fn a_start_takes_the_highest_epoch_though_a_minority_says_it() {
     lab.expect(claim(S[1], 102, 4), &[ask(102)]);
     lab.expect(claim(S[2], 101, 3), &[]);
     // A restarted old master calls itself master for seconds.
-    lab.expect(role(101, Role::Master), &[]);
-    lab.expect(role(102, Role::Master), &[]);
+    lab.expect(role(101, AS_MASTER), &[]);
+    lab.expect(role(102, AS_MASTER), &[]);
     assert_eq!(lab.desired(), serving(target(102, 4)));
 }
 
@@ -143,7 +159,7 @@ fn a_lost_sentinel_does_not_count_towards_the_majority() {
     lab.expect(claim(S[1], 101, 3), &[]);
     lab.expect(claim(S[0], 101, 3), &[ask(101)]);
     lab.expect(lost(S[1]), &[STOP]);
-    lab.expect(role(101, Role::Master), &[]);
+    lab.expect(role(101, AS_MASTER), &[]);
     assert_eq!(lab.desired(), desired(None, false, State::Learning));
 }
 
@@ -160,10 +176,10 @@ fn one_sentinel_s_higher_epoch_moves_the_master_once_it_confirms() {
     let mut lab = Lab::serving(OnSentinelLoss::Hold, 101, 3);
     lab.expect(claim(DISCOVERED, 102, 4), &[ask(102)]);
     assert_eq!(lab.desired(), desired(Some(target(101, 3)), true, State::Confirming));
-    lab.expect(role(101, Role::Master), &[]);
+    lab.expect(role(101, AS_MASTER), &[]);
     lab.expect(role(102, Role::Replica), &[]);
     assert_eq!(lab.desired(), desired(Some(target(101, 3)), true, State::Confirming));
-    lab.expect(role(102, Role::Master), &[]);
+    lab.expect(role(102, AS_MASTER), &[]);
     assert_eq!(lab.desired(), serving(target(102, 4)));
 }
 
@@ -178,7 +194,7 @@ fn a_lower_epoch_never_replaces_a_higher_one() {
         lab.expect(claim(sentinel, 101, 3), &[refused(sentinel, 101, 3)]);
         lab.expect(claim(sentinel, 101, 3), &[]);
     }
-    lab.expect(role(101, Role::Master), &[]);
+    lab.expect(role(101, AS_MASTER), &[]);
     lab.expect(claim(S[0], 101, 2), &[refused(S[0], 101, 2)]);
     assert_eq!(lab.desired(), serving(target(102, 4)));
 }
@@ -193,7 +209,7 @@ fn an_equal_epoch_with_another_address_needs_a_majority_at_the_same_time() {
     lab.expect(claim(DISCOVERED, 102, 0), &[]);
     assert_eq!(lab.desired(), serving(target(101, 0)));
     lab.expect(claim(S[0], 102, 0), &[ask(102)]);
-    lab.expect(role(102, Role::Master), &[]);
+    lab.expect(role(102, AS_MASTER), &[]);
     assert_eq!(lab.desired(), serving(target(102, 0)));
     // The third is late, and can't take it back alone.
     lab.expect(claim(S[2], 101, 0), &[]);
@@ -206,11 +222,11 @@ fn two_nodes_at_the_newest_epoch_are_settled_by_a_majority() {
     lab.expect(claim(S[0], 102, 4), &[ask(102)]);
     let split = Notice::Split { epoch: Epoch(4), present: Some(target(101, 3)) };
     lab.expect(claim(S[1], 103, 4), &[notice(split), STOP]);
-    lab.expect(role(102, Role::Master), &[]);
-    lab.expect(role(103, Role::Master), &[]);
+    lab.expect(role(102, AS_MASTER), &[]);
+    lab.expect(role(103, AS_MASTER), &[]);
     assert_eq!(lab.desired(), serving(target(101, 3)));
     lab.expect(claim(S[2], 103, 4), &[ask(103)]);
-    lab.expect(role(103, Role::Master), &[]);
+    lab.expect(role(103, AS_MASTER), &[]);
     assert_eq!(lab.desired(), serving(target(103, 4)));
 }
 
@@ -219,11 +235,11 @@ fn a_newer_claim_supersedes_the_candidate() {
     let mut lab = Lab::serving(OnSentinelLoss::Hold, 101, 3);
     lab.expect(claim(S[0], 102, 4), &[ask(102)]);
     lab.expect(claim(S[1], 103, 5), &[ask(103)]);
-    lab.expect(role(102, Role::Master), &[]);
+    lab.expect(role(102, AS_MASTER), &[]);
     assert_eq!(lab.desired().target, Some(target(101, 3)));
     // The same node with a newer epoch is being asked already.
     lab.expect(claim(S[2], 103, 6), &[]);
-    lab.expect(role(103, Role::Master), &[]);
+    lab.expect(role(103, AS_MASTER), &[]);
     assert_eq!(lab.desired(), serving(target(103, 6)));
 }
 
@@ -237,7 +253,7 @@ fn a_withdrawn_claim_takes_its_candidate_back() {
         let commands = lab.failover.handle(at(0), withdrawal);
         assert_eq!(commands.last(), Some(&STOP));
         assert_eq!(lab.desired(), serving(target(101, 3)));
-        lab.expect(role(102, Role::Master), &[]);
+        lab.expect(role(102, AS_MASTER), &[]);
         assert_eq!(lab.desired(), serving(target(101, 3)));
     }
 }
@@ -251,7 +267,7 @@ fn a_candidate_that_never_answers_is_reported_and_the_old_master_goes_on() {
     lab.expect_overdue(&[notice(Notice::Unconfirmed { candidate, present })]);
     assert_eq!(lab.failover.deadline(), None);
     assert_eq!(lab.desired(), desired(present, true, State::Confirming));
-    lab.expect(role(102, Role::Master), &[]);
+    lab.expect(role(102, AS_MASTER), &[]);
     assert_eq!(lab.desired(), serving(candidate));
 }
 
@@ -259,7 +275,7 @@ fn a_candidate_that_never_answers_is_reported_and_the_old_master_goes_on() {
 fn a_higher_epoch_for_the_same_node_raises_the_fence() {
     let mut lab = Lab::serving(OnSentinelLoss::Hold, 101, 3);
     lab.expect(claim(S[0], 101, 5), &[ask(101)]);
-    lab.expect(role(101, Role::Master), &[]);
+    lab.expect(role(101, AS_MASTER), &[]);
     assert_eq!(lab.desired(), serving(target(101, 5)));
     let (claimed, present) = (target(102, 4), target(101, 5));
     lab.expect(
@@ -273,7 +289,7 @@ fn a_restart_serves_on_at_once_and_follows_one_sentinel() {
     let mut lab = Lab::new(OnSentinelLoss::Withdraw, Some(target(101, 3)));
     assert_eq!(lab.desired(), serving(target(101, 3)));
     lab.expect(claim(S[0], 102, 4), &[ask(102)]);
-    lab.expect(role(102, Role::Master), &[]);
+    lab.expect(role(102, AS_MASTER), &[]);
     assert_eq!(lab.desired(), serving(target(102, 4)));
 }
 
@@ -334,13 +350,10 @@ fn sentinels_that_come_back_with_a_newer_master_are_not_answered_with_the_old_on
     let policy = LossPolicy::director(OnSentinelLoss::Withdraw);
     lab.expect_overdue(&[notice(Notice::SentinelsLost { present, policy })]);
     lab.expect(claim(S[0], 102, 4), &[]);
-    lab.expect(role(102, Role::Master), &[]);
+    lab.expect(role(102, AS_MASTER), &[]);
     lab.expect(claim(S[1], 102, 4), &[ask(102)]);
     assert_eq!(lab.desired(), desired(Some(present), false, State::Withdrawn));
-    lab.expect(
-        role(102, Role::Master),
-        &[notice(Notice::AnnouncedAgain { present: target(102, 4) })],
-    );
+    lab.expect(role(102, AS_MASTER), &[notice(Notice::AnnouncedAgain { present: target(102, 4) })]);
     assert_eq!(lab.desired(), serving(target(102, 4)));
 }
 
@@ -359,7 +372,7 @@ const LEASE: Duration = Duration::from_secs(3);
 fn a_host_cut_off_from_the_majority_withdraws_after_the_lease() {
     let policy = LossPolicy::host(OnSentinelLoss::Withdraw, LEASE);
     let present = target(101, 3);
-    let mut lab = Lab::with(policy, Some(Adopted { target: present, announced: true }));
+    let mut lab = Lab::with(policy, Some(adopt(present)));
     for sentinel in S {
         lab.expect(claim(sentinel, 101, 3), &[]);
     }
@@ -378,7 +391,7 @@ fn a_host_cut_off_from_the_majority_withdraws_after_the_lease() {
 fn a_host_that_can_t_reach_the_new_master_lets_go_all_the_same() {
     let policy = LossPolicy::host(OnSentinelLoss::Withdraw, LEASE);
     let present = target(101, 3);
-    let mut lab = Lab::with(policy, Some(Adopted { target: present, announced: true }));
+    let mut lab = Lab::with(policy, Some(adopt(present)));
     for sentinel in S {
         lab.expect(claim(sentinel, 101, 3), &[]);
     }
@@ -388,7 +401,7 @@ fn a_host_that_can_t_reach_the_new_master_lets_go_all_the_same() {
     lab.expect_overdue(&[notice(Notice::Unconfirmed { candidate, present: None })]);
     assert_eq!(lab.now, at(0) + LEASE);
     assert_eq!(lab.desired(), desired(Some(present), false, State::Withdrawn));
-    lab.expect(role(102, Role::Master), &[notice(Notice::AnnouncedAgain { present: candidate })]);
+    lab.expect(role(102, AS_MASTER), &[notice(Notice::AnnouncedAgain { present: candidate })]);
     assert_eq!(lab.desired(), serving(candidate));
 }
 
@@ -396,7 +409,7 @@ fn a_host_that_can_t_reach_the_new_master_lets_go_all_the_same() {
 fn a_host_may_be_told_to_hold_in_a_minority() {
     let policy = LossPolicy::host(OnSentinelLoss::Hold, LEASE);
     let present = target(101, 3);
-    let mut lab = Lab::with(policy, Some(Adopted { target: present, announced: true }));
+    let mut lab = Lab::with(policy, Some(adopt(present)));
     lab.expect(claim(S[0], 101, 3), &[]);
     lab.expect_overdue(&[notice(Notice::SentinelsLost { present, policy })]);
     assert_eq!(lab.desired(), serving(present));
@@ -406,14 +419,14 @@ fn a_host_may_be_told_to_hold_in_a_minority() {
 fn a_host_whose_lease_ran_out_waits_for_a_majority_before_it_answers_again() {
     let policy = LossPolicy::host(OnSentinelLoss::Hold, LEASE);
     let present = target(101, 3);
-    let mut lab = Lab::with(policy, Some(Adopted { target: present, announced: false }));
+    let mut lab = Lab::with(policy, Some(Adopted { announced: false, ..adopt(present) }));
     assert_eq!(lab.desired(), desired(Some(present), false, State::Withdrawn));
     lab.expect(claim(S[0], 101, 3), &[]);
     assert_eq!(lab.desired(), desired(Some(present), false, State::Withdrawn));
     lab.expect(claim(S[1], 102, 4), &[ask(102)]);
     assert_eq!(lab.desired(), desired(Some(present), false, State::Withdrawn));
     let announced = Notice::AnnouncedAgain { present: target(102, 4) };
-    lab.expect(role(102, Role::Master), &[notice(announced)]);
+    lab.expect(role(102, AS_MASTER), &[notice(announced)]);
     assert_eq!(lab.desired(), serving(target(102, 4)));
 }
 
@@ -436,7 +449,7 @@ fn a_served_node_that_calls_itself_a_replica_is_reported_and_kept() {
     lab.expect(role(101, Role::Replica), &[]);
     lab.expect(role(101, Role::NoAnswer), &[]);
     assert_eq!(lab.desired(), serving(target(101, 3)));
-    lab.expect(role(101, Role::Master), &[notice(Notice::ServedIsMasterAgain { node })]);
+    lab.expect(role(101, AS_MASTER), &[notice(Notice::ServedIsMasterAgain { node })]);
 }
 
 #[test]
@@ -444,7 +457,7 @@ fn the_old_master_s_demotion_in_a_failover_is_no_news() {
     let mut lab = Lab::serving(OnSentinelLoss::Hold, 101, 3);
     lab.expect(claim(S[0], 102, 4), &[ask(102)]);
     lab.expect(role(101, Role::Replica), &[]);
-    lab.expect(role(102, Role::Master), &[]);
+    lab.expect(role(102, AS_MASTER), &[]);
     lab.expect(role(101, Role::Replica), &[]);
 }
 
@@ -455,46 +468,49 @@ fn a_failover_leaves_a_record_with_its_timeline() {
         [(522, Sighting::Sdown), (651, Sighting::Odown), (1782, Sighting::SwitchMaster)]
     {
         lab.now = at(ms);
-        lab.expect(Event::Seen { master: MASTER, what }, &[]);
+        lab.expect(Event::Seen { sentinel: S[0], master: MASTER, what }, &[]);
     }
     lab.expect(claim(S[0], 102, 4), &[ask(102)]);
     lab.now = at(1783);
-    lab.expect(role(102, Role::Master), &[]);
+    lab.expect(role(102, AS_MASTER), &[]);
     lab.now = at(1784);
     let mut record = FailoverRecord {
         id: 1,
         master: MASTER,
+        trigger: Trigger::Down,
+        outcome: Outcome::Confirmed,
         from: Some(node(101)),
         to: node(102),
-        epoch: Epoch(4),
+        epoch: Some(Epoch(4)),
         timeline: Timeline {
             sdown: Some(at(522)),
             odown: Some(at(651)),
-            selected: None,
             switch_master: Some(at(1782)),
             role_confirmed: Some(at(1783)),
             flip: Some(at(1784)),
-            first_packet: None,
+            ..Timeline::default()
         },
+        clients: None,
     };
-    let committed = Event::Committed { master: MASTER, target: target(102, 4) };
-    lab.expect(committed, &[Command::Record(record.clone())]);
+    let committed = Event::Committed { master: MASTER, node: node(102) };
+    lab.expect(committed, &[super::record(record.clone())]);
     lab.expect(committed, &[]);
     record.timeline.first_packet = Some(at(1785));
     lab.now = at(1790);
-    lab.expect(Event::FirstPacket { master: MASTER, at: at(1785) }, &[Command::Record(record)]);
+    lab.expect(Event::FirstPacket { master: MASTER, at: at(1785) }, &[super::record(record)]);
 }
 
 #[test]
 fn masters_do_not_mix() {
     let policies = vec![LossPolicy::director(OnSentinelLoss::Hold); 2];
-    let settings = Settings { configured_sentinels: 1, policies };
+    let cutover = Cutover::Early;
+    let settings = Settings { configured_sentinels: 1, policies, cutover, park: PARK };
     let mut failover = Failover::new(&settings, &[], at(0));
     let second = MasterId(1);
     let claim = Event::Claim { sentinel: S[0], master: second, target: target(101, 0) };
     let ask = Command::AskRole { master: second, node: node(101) };
     assert_eq!(failover.handle(at(0), claim), [ask]);
-    assert_eq!(failover.handle(at(0), role(101, Role::Master)), []);
+    assert_eq!(failover.handle(at(0), role(101, AS_MASTER)), []);
     assert_eq!(
         failover.desired(),
         [desired(None, false, State::Learning), serving(target(101, 0))]
@@ -506,7 +522,7 @@ fn an_event_about_a_master_that_does_not_exist_is_ignored() {
     let mut lab = Lab::serving(OnSentinelLoss::Hold, 101, 3);
     let master = MasterId(9);
     lab.expect(Event::Claim { sentinel: S[0], master, target: target(102, 9) }, &[]);
-    lab.expect(Event::Committed { master, target: target(102, 9) }, &[]);
+    lab.expect(Event::Committed { master, node: node(102) }, &[]);
     assert_eq!(lab.desired(), serving(target(101, 3)));
 }
 

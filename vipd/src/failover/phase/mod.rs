@@ -1,0 +1,513 @@
+//! One master's states and every transition between them, without time and without effects.
+
+use std::net::SocketAddr;
+
+use super::claims::Support;
+use super::{Lineage, Role, State, Target};
+use crate::config::OnSentinelLoss;
+use crate::model::SentinelId;
+
+/// Where one master name stands. `served` is where packets go, `candidate` whom ROLE is asked.
+///
+/// ```text
+///            majority, successor                candidate is master
+///  Learning ─────────────────────▶ Confirming ──────────────────────┐
+///     ▲  no majority, or no successor   │                           │
+///     └─────────────────────────────────┘                           ▼
+///                                                              ┌─────────┐
+///                 ┌── a leader has selected a replica, or ─────│         │
+///                 │   vipd itself asks for a failover          │         │
+///                 ▼                                            │         │
+///             Promoting ── aborted by that leader, or for ────▶│         │
+///               │   │      too long without a promotion        │         │
+///               │   └───── the candidate is master: ──────────▶│         │
+///               │          provisional, until an epoch says so │         │
+///     successor │                                              │         │
+///               ▼ ┌─────────── successor ──────────────────────│         │
+///             Replacing ── candidate is master, ──────────────▶│         │
+///                 │        or no successor                     │         │
+///                 └─ no answer for long, and it is to          │ Serving │
+///                    withdraw: Returning, or Withdrawn         │         │
+///                    without a majority                        │         │
+///                                                              │         │
+///                 ┌─── provisional, and aborted, demoted or ───│         │
+///                 ▼    for too long without an epoch           │         │
+///             Reverting ── the confirmed master is master, ───▶│         │
+///                 │        or no majority                      │         │
+///                 └─ successor: Replacing                      │         │
+///                                                              │         │
+///                 ┌─────────── too few Sentinels, for long, ───│         │
+///                 ▼            and it is to withdraw           │         │
+///             Withdrawn ── majority, no successor ────────────▶│         │
+///               │   ▲                                          │         │
+///     majority, │   │ no majority                              │         │
+///     successor ▼   │                                          │         │
+///             Returning ── candidate is master, ──────────────▶│         │
+///                          or majority, no successor           └─────────┘
+/// ```
+///
+/// In `Promoting` and `Replacing` the services are parked, as long as it is not for too long. In
+/// `Promoting` a later leader's replica, and in `Confirming`, `Replacing` and `Returning` a newer
+/// successor takes the candidate's place. `Promoting` and `Reverting` can end in `Withdrawn`, too.
+///
+/// *Successor*: the target that the Sentinels' live claims name instead of the confirmed one (see
+/// [`super::claims::Claims::elect`]). Where it is the node that is served provisionally, it is
+/// confirmed by that. *Majority*: more than half of the configured Sentinels have a live claim.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Phase {
+    /// No master was ever confirmed, and no majority names one.
+    Learning,
+    /// A majority names the first master; it has not answered.
+    Confirming { candidate: Target },
+    /// The master is the newest that is known.
+    Serving { served: Served },
+    /// A failover is on its way: a replica is going to be promoted.
+    Promoting { served: Served, promotion: Promotion, parked: bool },
+    /// A newer master is known and has not answered.
+    Replacing { served: Served, candidate: Target, parked: bool },
+    /// What is served provisionally will not be confirmed: back, if the confirmed one is master.
+    Reverting { target: Target, provisional: SocketAddr },
+    /// Not announced: too few Sentinels answer. Waits for a majority.
+    Withdrawn { served: Served },
+    /// Not announced: a majority is back and names a newer master, which has not answered; or it
+    /// has not for so long that somebody else may have announced it.
+    Returning { served: Served, candidate: Target },
+}
+
+/// Where packets go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Served {
+    /// What an epoch and ROLE have confirmed.
+    pub(super) target: Target,
+    /// The replica that was promoted in its place, by its own word only.
+    pub(super) provisional: Option<Provisional>,
+}
+
+/// A flip that no epoch has confirmed yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Provisional {
+    pub(super) node: SocketAddr,
+    /// Who selected it; unknown after a restart.
+    pub(super) leader: Option<SentinelId>,
+}
+
+/// A failover on its way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Promotion {
+    /// The replica that was selected; none while vipd has only asked for the failover.
+    pub(super) candidate: Option<SocketAddr>,
+    /// Who selected it.
+    pub(super) leader: Option<SentinelId>,
+    /// The candidate has said since then that it is a replica.
+    pub(super) was_replica: bool,
+}
+
+/// What can move a [`Phase`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Input {
+    /// The live claims changed, or were repeated. `park`: a successor's predecessor is fenced.
+    Claims { support: Support, successor: Option<Target>, park: bool },
+    /// A node answered ROLE, or did not.
+    Role { node: SocketAddr, role: Role },
+    /// A Sentinel that leads a failover has selected this replica.
+    Selected { leader: SentinelId, node: SocketAddr, park: bool },
+    /// That Sentinel has given its failover up.
+    Aborted { leader: SentinelId },
+    /// vipd itself asks for a failover.
+    Ordered,
+    /// It did not, or nobody took it on.
+    Cancelled,
+    /// What this phase waits for has not come in time. For [`Phase::Serving`], that is
+    /// enough Sentinels with a claim.
+    Overdue {
+        /// What follows.
+        action: OnSentinelLoss,
+        /// As of the last claims.
+        support: Support,
+    },
+    /// A failover takes too long: parked for the longest that is allowed, watched for longer, or
+    /// provisional without an epoch.
+    Expired {
+        /// As of the last claims.
+        support: Support,
+    },
+}
+
+impl Phase {
+    /// The transition table.
+    pub(super) fn next(self, input: Input) -> Self {
+        use Phase::{
+            Confirming, Learning, Promoting, Replacing, Returning, Reverting, Serving, Withdrawn,
+        };
+        match self {
+            Learning => learning(input),
+            Confirming { candidate } => confirming(candidate, input),
+            Serving { served } => serving(served, input),
+            Promoting { served, promotion, parked } => promoting(served, promotion, parked, input),
+            Replacing { served, candidate, parked } => replacing(served, candidate, parked, input),
+            Reverting { target, provisional } => reverting(target, provisional, input),
+            Withdrawn { served } => withdrawn(served, input),
+            Returning { served, candidate } => returning(served, candidate, input),
+        }
+    }
+
+    /// What is served, or would be if it weren't withdrawn or parked.
+    pub(super) fn served(self) -> Option<Served> {
+        match self {
+            Self::Learning | Self::Confirming { .. } => None,
+            Self::Serving { served }
+            | Self::Promoting { served, .. }
+            | Self::Replacing { served, .. }
+            | Self::Withdrawn { served }
+            | Self::Returning { served, .. } => Some(served),
+            Self::Reverting { target, provisional } => Some(Served {
+                target,
+                provisional: Some(Provisional { node: provisional, leader: None }),
+            }),
+        }
+    }
+
+    /// What was confirmed.
+    pub(super) fn target(self) -> Option<Target> {
+        self.served().map(|served| served.target)
+    }
+
+    /// What is asked for ROLE.
+    pub(super) fn candidate(self) -> Option<SocketAddr> {
+        match self {
+            Self::Learning | Self::Serving { .. } | Self::Withdrawn { .. } => None,
+            Self::Promoting { promotion, .. } => promotion.candidate,
+            Self::Reverting { target, .. } => Some(target.addr),
+            Self::Confirming { candidate }
+            | Self::Replacing { candidate, .. }
+            | Self::Returning { candidate, .. } => Some(candidate.addr),
+        }
+    }
+
+    /// Whether the VIP may be answered for.
+    pub(super) fn announces(self) -> bool {
+        match self {
+            Self::Serving { .. }
+            | Self::Promoting { .. }
+            | Self::Replacing { .. }
+            | Self::Reverting { .. } => true,
+            Self::Learning
+            | Self::Confirming { .. }
+            | Self::Withdrawn { .. }
+            | Self::Returning { .. } => false,
+        }
+    }
+
+    /// Whether nothing reaches whom it serves.
+    pub(super) fn is_parked(self) -> bool {
+        match self {
+            Self::Promoting { parked, .. } | Self::Replacing { parked, .. } => parked,
+            Self::Learning
+            | Self::Confirming { .. }
+            | Self::Serving { .. }
+            | Self::Reverting { .. }
+            | Self::Withdrawn { .. }
+            | Self::Returning { .. } => false,
+        }
+    }
+
+    /// The same in a word.
+    pub(super) fn state(self) -> State {
+        match self {
+            Self::Learning => State::Learning,
+            Self::Promoting { parked: true, .. } | Self::Replacing { parked: true, .. } => {
+                State::Parked
+            }
+            Self::Confirming { .. } | Self::Replacing { .. } => State::Confirming,
+            Self::Serving { served } | Self::Promoting { served, .. } => {
+                if served.provisional.is_some() { State::Provisional } else { State::Serving }
+            }
+            Self::Reverting { .. } => State::Provisional,
+            Self::Withdrawn { .. } | Self::Returning { .. } => State::Withdrawn,
+        }
+    }
+}
+
+impl Served {
+    /// As an epoch has confirmed it.
+    pub(super) fn confirmed(target: Target) -> Self {
+        Self { target, provisional: None }
+    }
+
+    /// Where packets go.
+    pub(super) fn addr(self) -> SocketAddr {
+        self.provisional.map_or(self.target.addr, |provisional| provisional.node)
+    }
+}
+
+fn learning(input: Input) -> Phase {
+    match input {
+        Input::Claims { support: Support::Majority, successor: Some(candidate), .. } => {
+            Phase::Confirming { candidate }
+        }
+        Input::Claims { .. }
+        | Input::Role { .. }
+        | Input::Selected { .. }
+        | Input::Aborted { .. }
+        | Input::Ordered
+        | Input::Cancelled
+        | Input::Overdue { .. }
+        | Input::Expired { .. } => Phase::Learning,
+    }
+}
+
+fn confirming(candidate: Target, input: Input) -> Phase {
+    match input {
+        Input::Claims { .. } => learning(input),
+        Input::Role { node, role } if confirms(candidate, node, role) => {
+            Phase::Serving { served: Served::confirmed(candidate) }
+        }
+        Input::Role { .. }
+        | Input::Selected { .. }
+        | Input::Aborted { .. }
+        | Input::Ordered
+        | Input::Cancelled
+        | Input::Overdue { .. }
+        | Input::Expired { .. } => Phase::Confirming { candidate },
+    }
+}
+
+fn serving(served: Served, input: Input) -> Phase {
+    let stays = Phase::Serving { served };
+    match input {
+        Input::Claims { successor: Some(successor), park, .. } => {
+            succeeded(served, successor, park)
+        }
+        Input::Claims { successor: None, .. } => stays,
+        // Selected again, or by a Sentinel that is late: it is served already.
+        Input::Selected { leader, node, .. } if node == served.addr() => match served.provisional {
+            Some(_) => {
+                let provisional = Some(Provisional { node, leader: Some(leader) });
+                Phase::Serving { served: Served { provisional, ..served } }
+            }
+            None => stays,
+        },
+        Input::Selected { leader, node, park } => selected(served, leader, node, park),
+        Input::Ordered => {
+            let promotion = Promotion { candidate: None, leader: None, was_replica: false };
+            Phase::Promoting { served, promotion, parked: true }
+        }
+        Input::Aborted { leader } => match served.provisional {
+            Some(it) if it.leader == Some(leader) => reverted(served, it),
+            Some(_) | None => stays,
+        },
+        // Demoted: nobody will confirm it.
+        Input::Role { node, role: Role::Replica } => match served.provisional {
+            Some(it) if it.node == node => reverted(served, it),
+            Some(_) | None => stays,
+        },
+        Input::Role { role: Role::Master(_) | Role::NoAnswer, .. } | Input::Cancelled => stays,
+        // Without a majority nobody knows whether it was confirmed.
+        Input::Expired { support: Support::Majority } => match served.provisional {
+            Some(it) => reverted(served, it),
+            None => stays,
+        },
+        Input::Expired { support: Support::Nobody | Support::Minority } => stays,
+        Input::Overdue { action: OnSentinelLoss::Withdraw, .. } => Phase::Withdrawn { served },
+        Input::Overdue { action: OnSentinelLoss::Hold, .. } => stays,
+    }
+}
+
+fn promoting(served: Served, promotion: Promotion, parked: bool, input: Input) -> Phase {
+    let stays = Phase::Promoting { served, promotion, parked };
+    match input {
+        Input::Claims { successor: Some(successor), park, .. } => match served.provisional {
+            // The election before this one.
+            Some(it) if it.node == successor.addr => {
+                let served = Served::confirmed(successor);
+                Phase::Promoting { served, promotion, parked }
+            }
+            Some(_) | None => succeeded(served, successor, park),
+        },
+        Input::Claims { successor: None, .. } => stays,
+        Input::Role { node, role } if promotion.candidate == Some(node) => match role {
+            Role::Master(lineage) if promotion.is_promoted(lineage) => {
+                let provisional = Provisional { node, leader: promotion.leader };
+                // It may be the confirmed one's turn again.
+                let provisional = Some(provisional).filter(|it| it.node != served.target.addr);
+                Phase::Serving { served: Served { provisional, ..served } }
+            }
+            Role::Replica => {
+                let promotion = Promotion { was_replica: true, ..promotion };
+                Phase::Promoting { served, promotion, parked }
+            }
+            Role::Master(_) | Role::NoAnswer => stays,
+        },
+        Input::Role { .. } | Input::Ordered => stays,
+        Input::Selected { leader, node, .. } if promotion.candidate == Some(node) => {
+            let promotion = Promotion { leader: Some(leader), ..promotion };
+            Phase::Promoting { served, promotion, parked }
+        }
+        // Whoever is late names whom it had selected before.
+        Input::Selected { node, .. } if node == served.addr() => stays,
+        Input::Selected { leader, node, .. } => selected(served, leader, node, parked),
+        // Others give up all the time: those that were not elected.
+        Input::Aborted { leader } => {
+            if promotion.leader == Some(leader) {
+                Phase::Serving { served }
+            } else {
+                stays
+            }
+        }
+        Input::Cancelled => {
+            if promotion.candidate.is_none() {
+                Phase::Serving { served }
+            } else {
+                stays
+            }
+        }
+        Input::Expired { .. } => {
+            if parked && promotion.candidate.is_some() {
+                Phase::Promoting { served, promotion, parked: false }
+            } else {
+                Phase::Serving { served }
+            }
+        }
+        Input::Overdue { action: OnSentinelLoss::Withdraw, .. } => Phase::Withdrawn { served },
+        Input::Overdue { action: OnSentinelLoss::Hold, .. } => stays,
+    }
+}
+
+fn replacing(served: Served, candidate: Target, parked: bool, input: Input) -> Phase {
+    let stays = Phase::Replacing { served, candidate, parked };
+    match input {
+        Input::Claims { successor: Some(candidate), .. } => {
+            Phase::Replacing { served, candidate, parked }
+        }
+        Input::Claims { successor: None, .. } => Phase::Serving { served },
+        Input::Role { node, role } if confirms(candidate, node, role) => {
+            Phase::Serving { served: Served::confirmed(candidate) }
+        }
+        // An epoch is worth more than whatever is on its way.
+        Input::Role { .. }
+        | Input::Selected { .. }
+        | Input::Aborted { .. }
+        | Input::Ordered
+        | Input::Cancelled => stays,
+        Input::Expired { .. } => Phase::Replacing { served, candidate, parked: false },
+        Input::Overdue { action: OnSentinelLoss::Withdraw, support } => match support {
+            Support::Majority => Phase::Returning { served, candidate },
+            Support::Nobody | Support::Minority => Phase::Withdrawn { served },
+        },
+        Input::Overdue { action: OnSentinelLoss::Hold, .. } => stays,
+    }
+}
+
+fn reverting(target: Target, node: SocketAddr, input: Input) -> Phase {
+    let stays = Phase::Reverting { target, provisional: node };
+    let doubtful = |leader| Served { target, provisional: Some(Provisional { node, leader }) };
+    match input {
+        // Its word that it is master may be old.
+        Input::Claims { successor: Some(candidate), park, .. } => {
+            let parked = park && candidate.addr != node;
+            Phase::Replacing { served: doubtful(None), candidate, parked }
+        }
+        Input::Claims { support: Support::Majority, successor: None, .. } => stays,
+        Input::Claims { support: Support::Nobody | Support::Minority, successor: None, .. } => {
+            Phase::Serving { served: doubtful(None) }
+        }
+        Input::Role { node, role } if confirms(target, node, role) => {
+            Phase::Serving { served: Served::confirmed(target) }
+        }
+        Input::Selected { leader, node: selected, .. } if selected == node => {
+            Phase::Serving { served: doubtful(Some(leader)) }
+        }
+        Input::Selected { leader, node, park } => selected(doubtful(None), leader, node, park),
+        Input::Role { .. }
+        | Input::Aborted { .. }
+        | Input::Ordered
+        | Input::Cancelled
+        | Input::Expired { .. }
+        | Input::Overdue { action: OnSentinelLoss::Hold, .. } => stays,
+        Input::Overdue { action: OnSentinelLoss::Withdraw, .. } => {
+            Phase::Withdrawn { served: doubtful(None) }
+        }
+    }
+}
+
+fn withdrawn(served: Served, input: Input) -> Phase {
+    match input {
+        Input::Claims { support: Support::Majority, successor: Some(candidate), .. } => {
+            Phase::Returning { served, candidate }
+        }
+        Input::Claims { support: Support::Majority, successor: None, .. } => {
+            Phase::Serving { served }
+        }
+        Input::Claims { support: Support::Nobody | Support::Minority, .. }
+        | Input::Role { .. }
+        | Input::Selected { .. }
+        | Input::Aborted { .. }
+        | Input::Ordered
+        | Input::Cancelled
+        | Input::Overdue { .. }
+        | Input::Expired { .. } => Phase::Withdrawn { served },
+    }
+}
+
+fn returning(served: Served, candidate: Target, input: Input) -> Phase {
+    match input {
+        Input::Claims { .. } => withdrawn(served, input),
+        Input::Role { node, role } if confirms(candidate, node, role) => {
+            Phase::Serving { served: Served::confirmed(candidate) }
+        }
+        Input::Role { .. }
+        | Input::Selected { .. }
+        | Input::Aborted { .. }
+        | Input::Ordered
+        | Input::Cancelled
+        | Input::Overdue { .. }
+        | Input::Expired { .. } => Phase::Returning { served, candidate },
+    }
+}
+
+/// The claims name a successor.
+fn succeeded(served: Served, successor: Target, park: bool) -> Phase {
+    match served.provisional {
+        // It has said so itself already.
+        Some(it) if it.node == successor.addr => {
+            Phase::Serving { served: Served::confirmed(successor) }
+        }
+        Some(_) | None => {
+            // There is nobody to be fenced where only the epoch is new.
+            let parked = park && successor.addr != served.addr();
+            Phase::Replacing { served, candidate: successor, parked }
+        }
+    }
+}
+
+fn selected(served: Served, leader: SentinelId, node: SocketAddr, parked: bool) -> Phase {
+    let promotion = Promotion { candidate: Some(node), leader: Some(leader), was_replica: false };
+    Phase::Promoting { served, promotion, parked }
+}
+
+fn reverted(served: Served, provisional: Provisional) -> Phase {
+    Phase::Reverting { target: served.target, provisional: provisional.node }
+}
+
+impl Promotion {
+    /// Whether a candidate that calls itself master was promoted. One that was restarted does so as
+    /// well, and has lost its data.
+    fn is_promoted(self, lineage: Lineage) -> bool {
+        match lineage {
+            Lineage::Heir => true,
+            Lineage::Stranger => false,
+            Lineage::Unknown => self.was_replica,
+        }
+    }
+}
+
+/// Only the claimed node's own word counts, and only this one.
+fn confirms(candidate: Target, node: SocketAddr, role: Role) -> bool {
+    match role {
+        Role::Master(_) => node == candidate.addr,
+        Role::Replica | Role::NoAnswer => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,573 @@
+//! Asking a Sentinel for a failover, for a master whose process is gone and for a planned
+//! switchover.
+//!
+//! **One Sentinel.** `SENTINEL FAILOVER` needs no election: whoever is asked leads at once. Two that
+//! are asked would lead two failovers. So the Sentinels are tried in the configured order, the next
+//! one only when the one before can't be reached; a refusal is final, and once the order was sent
+//! nobody else is asked, whether or not an answer comes.
+//!
+//! **What Sentinel itself does not look at.** `SENTINEL FAILOVER` (sentinel.c) refuses while a
+//! failover is in progress (`-INPROG`) and without a replica that could be promoted
+//! (`-NOGOODSLAVE`), and nothing else: it accepts without a quorum, in TILT (where nothing follows
+//! until TILT is over), and, asked late, it would replace the new master. All of that is looked at
+//! first, on the connection that then carries the order.
+//!
+//! **Permissions.** An ACL user needs `+ping +info +sentinel|master +sentinel|replicas
+//! +sentinel|get-master-addr-by-name +sentinel|ckquorum +sentinel|failover`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use redis::{Value, pipe};
+use tokio::time::Instant;
+
+use crate::clock::Monotonic;
+use crate::config::{Config, Endpoint};
+use crate::connect::{Deadlines, Dialer, Error, Link, SetupError, checked, info_field, text};
+use crate::model::Epoch;
+use crate::resolve::Resolver;
+use crate::sentinel::View;
+use crate::sentinel::reply::{self, Candidate, Sandwich};
+
+/// How long one Sentinel may take. Short: clients wait meanwhile, and there are others.
+pub const DEADLINES: Deadlines = Deadlines {
+    connect: Duration::from_millis(250),
+    login: Duration::from_millis(500),
+    answer: Duration::from_millis(500),
+};
+/// No other Sentinel is tried after this long.
+const SEARCH: Duration = Duration::from_secs(2);
+/// A replica that has lost its master for longer is not fresh. Sentinel sees it in whole seconds.
+const FRESH: Duration = Duration::from_secs(5);
+/// Sentinel promotes nobody whose INFO is older (`sentinelSelectSlave`: three periods of 10 s).
+const INFO_AGE: Duration = Duration::from_secs(30);
+/// An answer that something slipped into is asked for again this often.
+const TORN_ATTEMPTS: usize = 3;
+
+/// Whom to ask, and how to log in. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    dialer: Dialer,
+    resolver: Resolver,
+    endpoints: Vec<Endpoint>,
+}
+
+/// How Sentinel is to do it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Manner {
+    /// A replica is promoted, whatever the master does: the only way if that is dead.
+    Forced,
+    /// `COORDINATED`: the master hands over (Valkey 9). Where a server has no such thing, as
+    /// [`Manner::Forced`].
+    Coordinated,
+}
+
+/// Everything is as it must be for a failover.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Ready {
+    /// Who says so, and would be asked.
+    pub sentinel: Endpoint,
+    /// The config-epoch as it is.
+    pub epoch: Epoch,
+    /// Quorum and flags.
+    pub view: View,
+    /// What CKQUORUM answers, in words.
+    pub quorum: String,
+    /// All replicas that it knows. At least one [`is_fit`].
+    pub replicas: Vec<Candidate>,
+}
+
+/// The order was accepted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Accepted {
+    /// By whom.
+    pub sentinel: Endpoint,
+    /// The master hands over.
+    pub coordinated: bool,
+    /// Just before it was sent.
+    pub asked: Monotonic,
+    /// When the answer was there.
+    pub answered: Monotonic,
+}
+
+/// Why there is no failover. Reads on after "no failover of mymaster: ".
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// None can be reached.
+    #[error("no Sentinel can be reached{}", list(.0))]
+    NoSentinel(Vec<(Endpoint, Error)>),
+    /// It doesn't let vipd ask.
+    #[error("the Sentinel {0} {1}")]
+    Denied(Endpoint, Error),
+    /// It is in TILT, and would do nothing.
+    #[error("the Sentinel {0} is in TILT")]
+    Tilt(Endpoint),
+    /// It doesn't know the name.
+    #[error("the Sentinel {0} knows no master of that name")]
+    Unknown(Endpoint),
+    /// It names another node as the master already, or is just about to.
+    #[error("the Sentinel {0} has {node} as the master", node = .1.map_or("another node".to_owned(), |it| it.to_string()))]
+    Moved(Endpoint, Option<SocketAddr>),
+    /// It has no quorum or no majority.
+    #[error("the Sentinel {0} has no quorum: {1}")]
+    NoQuorum(Endpoint, String),
+    /// One is under way.
+    #[error("the Sentinel {0} has a failover in progress")]
+    InProgress(Endpoint),
+    /// No replica is connected and fresh.
+    #[error("no replica is fit to take over, says the Sentinel {0}: {1}")]
+    NoReplica(Endpoint, String),
+    /// The order was sent and no answer came: it may be under way.
+    #[error("the Sentinel {0} was asked and has not answered: it {1}")]
+    Unclear(Endpoint, Error),
+}
+
+impl Refusal {
+    /// Whether a failover may be under way all the same, so that whoever is parked for it should
+    /// stay so for a while.
+    pub fn may_be_under_way(&self) -> bool {
+        match self {
+            Self::InProgress(_) | Self::Unclear(..) | Self::Moved(..) => true,
+            Self::NoSentinel(_)
+            | Self::Denied(..)
+            | Self::Tilt(_)
+            | Self::Unknown(_)
+            | Self::NoQuorum(..)
+            | Self::NoReplica(..) => false,
+        }
+    }
+}
+
+impl Orders {
+    /// Asks the configured Sentinels. `resolver` is the daemon's own, which knows the names.
+    ///
+    /// # Errors
+    ///
+    /// The password file or a TLS file can't be used.
+    pub fn new(config: &Config, resolver: Resolver) -> Result<Self, SetupError> {
+        let dialer = Dialer::new(&config.sentinel.login, DEADLINES)?;
+        Ok(Self { dialer, resolver, endpoints: config.sentinel.endpoints.clone() })
+    }
+}
+
+/// Whether a failover of `master`, which is `node` now, could be asked for. Changes nothing.
+///
+/// # Errors
+///
+/// Why not.
+pub async fn preconditions(
+    orders: &Orders,
+    master: &str,
+    node: SocketAddr,
+) -> Result<Ready, Refusal> {
+    find(orders, master, node).await.map(|(_, ready)| ready)
+}
+
+/// Looks at the same again, and asks for a failover of `master`, which is `node` now.
+///
+/// # Errors
+///
+/// Why it was not asked for, or what was answered; see [`Refusal::may_be_under_way`].
+pub async fn failover(
+    orders: &Orders,
+    master: &str,
+    node: SocketAddr,
+    manner: Manner,
+) -> Result<Accepted, Refusal> {
+    let (link, Ready { sentinel, .. }) = find(orders, master, node).await?;
+    let asked = Monotonic::now();
+    let mut coordinated = manner == Manner::Coordinated;
+    let mut answer = ask(&link, master, coordinated).await;
+    if coordinated && answer.as_ref().is_err_and(is_unsupported) {
+        coordinated = false;
+        answer = ask(&link, master, coordinated).await;
+    }
+    match answer {
+        Ok(_) => Ok(Accepted { sentinel, coordinated, asked, answered: Monotonic::now() }),
+        Err(error) => Err(refused(sentinel, error)),
+    }
+}
+
+/// Whether a replica may be promoted: Sentinel reaches it, its operator allows it, and it has, or
+/// had until just now, its master's data.
+pub fn is_fit(candidate: &Candidate) -> bool {
+    let Candidate { replica, link_down, info_age } = candidate;
+    !replica.down
+        && replica.priority > 0
+        && replica.offset > 0
+        && *info_age <= INFO_AGE
+        && link_down.is_some_and(|down| down <= FRESH)
+}
+
+/// Why one Sentinel will not do.
+enum Obstacle {
+    /// The next one may.
+    Unreachable(Error),
+    /// Nobody else is asked.
+    Final(Refusal),
+}
+
+async fn find(orders: &Orders, master: &str, node: SocketAddr) -> Result<(Link, Ready), Refusal> {
+    let begun = Instant::now();
+    let mut unreachable = Vec::new();
+    for sentinel in &orders.endpoints {
+        if begun.elapsed() >= SEARCH {
+            break;
+        }
+        match examine(orders, sentinel, master, node).await {
+            Ok(found) => return Ok(found),
+            Err(Obstacle::Unreachable(error)) => unreachable.push((sentinel.clone(), error)),
+            Err(Obstacle::Final(refusal)) => return Err(refusal),
+        }
+    }
+    Err(Refusal::NoSentinel(unreachable))
+}
+
+async fn examine(
+    orders: &Orders,
+    sentinel: &Endpoint,
+    master: &str,
+    node: SocketAddr,
+) -> Result<(Link, Ready), Obstacle> {
+    let failed = |error| obstacle(sentinel, error);
+    let addr = orders.resolver.resolve(&sentinel.host, sentinel.port).await.map_err(failed)?;
+    let link = orders.dialer.requests(&sentinel.host, addr).await.map_err(failed)?;
+    let mut questions = pipe();
+    questions.cmd("INFO").arg("sentinel");
+    questions.cmd("SENTINEL").arg("MASTER").arg(master);
+    questions.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(master);
+    questions.cmd("SENTINEL").arg("MASTER").arg(master);
+    questions.cmd("SENTINEL").arg("CKQUORUM").arg(master);
+    questions.cmd("SENTINEL").arg("REPLICAS").arg(master);
+    for _ in 0..TORN_ATTEMPTS {
+        let answers = link.requests().send(&questions).await.map_err(failed)?;
+        let Ok([info, before, address, after, quorum, replicas]) = <[Value; 6]>::try_from(answers)
+        else {
+            return Err(failed(Error::Protocol("an answer is missing".into())));
+        };
+        let info = checked(info).map_err(failed)?;
+        if text(&info).and_then(|info| info_field(info, "sentinel_tilt")) != Some("0") {
+            return Err(Obstacle::Final(Refusal::Tilt(sentinel.clone())));
+        }
+        let (named, epoch, view) = match reply::sandwich(before, address, after).map_err(failed)? {
+            Sandwich::Torn => continue,
+            Sandwich::Unknown => {
+                return Err(Obstacle::Final(Refusal::Unknown(sentinel.clone())));
+            }
+            Sandwich::Claim { node, epoch, view } => (node, epoch, view),
+        };
+        let is_now = orders.resolver.resolve(&named.host, named.port).await.map_err(failed)?;
+        let found = Found {
+            is_now,
+            view: &view,
+            quorum: checked(quorum).map(|value| text(&value).unwrap_or_default().to_owned()),
+            replicas: candidates(orders, replicas).await.map_err(failed)?,
+        };
+        let (quorum, replicas) = judge(sentinel, node, found).map_err(Obstacle::Final)?;
+        return Ok((link, Ready { sentinel: sentinel.clone(), epoch, view, quorum, replicas }));
+    }
+    // Its configuration changes while it is asked.
+    Err(Obstacle::Final(Refusal::Moved(sentinel.clone(), None)))
+}
+
+/// What one Sentinel has answered.
+struct Found<'a> {
+    is_now: SocketAddr,
+    view: &'a View,
+    quorum: Result<String, Error>,
+    replicas: Vec<Candidate>,
+}
+
+fn judge(
+    sentinel: &Endpoint,
+    node: SocketAddr,
+    found: Found<'_>,
+) -> Result<(String, Vec<Candidate>), Refusal> {
+    let Found { is_now, view, quorum, replicas } = found;
+    let sentinel = || sentinel.clone();
+    if is_now != node {
+        return Err(Refusal::Moved(sentinel(), Some(is_now)));
+    }
+    if view.flags.split(',').any(|flag| flag == "failover_in_progress") {
+        return Err(Refusal::InProgress(sentinel()));
+    }
+    let quorum = quorum.map_err(|error| match error {
+        Error::Server(why) => Refusal::NoQuorum(sentinel(), why),
+        other => Refusal::Denied(sentinel(), other),
+    })?;
+    if !replicas.iter().any(is_fit) {
+        return Err(Refusal::NoReplica(sentinel(), describe(&replicas)));
+    }
+    Ok((quorum, replicas))
+}
+
+async fn candidates(orders: &Orders, value: Value) -> Result<Vec<Candidate>, Error> {
+    let mut candidates = Vec::new();
+    for (named, unplaced) in reply::candidates(value)? {
+        // One without an address can't be watched, and is no help.
+        if let Ok(addr) = orders.resolver.resolve(&named.host, named.port).await {
+            candidates.push(unplaced.at(addr));
+        }
+    }
+    Ok(candidates)
+}
+
+/// Why none of them is fit.
+fn describe(replicas: &[Candidate]) -> String {
+    if replicas.is_empty() {
+        return "it knows none".to_owned();
+    }
+    let each = replicas.iter().map(|Candidate { replica, link_down, .. }| {
+        let why = if replica.down {
+            "down".to_owned()
+        } else if replica.priority == 0 {
+            "has priority 0".to_owned()
+        } else {
+            match link_down {
+                None => "was never in sync".to_owned(),
+                Some(_) if replica.offset == 0 => "was never in sync".to_owned(),
+                Some(down) if *down > FRESH => format!("out of sync for {} s", down.as_secs()),
+                Some(_) => "not heard of for long".to_owned(),
+            }
+        };
+        format!("{} {why}", replica.addr)
+    });
+    each.collect::<Vec<_>>().join(", ")
+}
+
+async fn ask(link: &Link, master: &str, coordinated: bool) -> Result<Value, Error> {
+    let mut order = pipe();
+    let command = order.cmd("SENTINEL").arg("FAILOVER").arg(master);
+    if coordinated {
+        command.arg("COORDINATED");
+    }
+    let answer = link.requests().send(&order).await?.into_iter().next();
+    checked(answer.ok_or_else(|| Error::Protocol("an answer is missing".into()))?)
+}
+
+/// Whether this refuses the word COORDINATED, and not the failover: Redis and Valkey before 9 have
+/// no such argument, and a master before 9 can't hand over.
+fn is_unsupported(error: &Error) -> bool {
+    let Error::Server(text) = error else { return false };
+    let text = text.to_ascii_lowercase();
+    text.starts_with("nogoodprimary")
+        || text.contains("number of arguments")
+        || text.contains("unknown failover option")
+}
+
+fn obstacle(sentinel: &Endpoint, error: Error) -> Obstacle {
+    match error {
+        Error::Resolve(_)
+        | Error::Refused
+        | Error::Unreachable(_)
+        | Error::Timeout { .. }
+        | Error::Closed(_)
+        | Error::TooManyClients => Obstacle::Unreachable(error),
+        Error::Tls(_)
+        | Error::NoAuth
+        | Error::WrongPassword
+        | Error::PasswordUnexpected
+        | Error::Password(_)
+        | Error::NoPerm(_)
+        | Error::ProtectedMode
+        | Error::Server(_)
+        | Error::Protocol(_)
+        | Error::SameAs(_) => Obstacle::Final(Refusal::Denied(sentinel.clone(), error)),
+    }
+}
+
+/// An answer to the order itself.
+fn refused(sentinel: Endpoint, error: Error) -> Refusal {
+    match error {
+        Error::Server(text) if text.starts_with("INPROG") => Refusal::InProgress(sentinel),
+        Error::Server(text) if text.starts_with("NOGOODSLAVE") => {
+            Refusal::NoReplica(sentinel, text)
+        }
+        Error::Server(_) | Error::NoPerm(_) => Refusal::Denied(sentinel, error),
+        // It may have arrived.
+        other => Refusal::Unclear(sentinel, other),
+    }
+}
+
+fn list(errors: &[(Endpoint, Error)]) -> String {
+    let each = errors.iter().map(|(endpoint, error)| format!("{endpoint} {error}"));
+    let list = each.collect::<Vec<_>>().join("; ");
+    if list.is_empty() { list } else { format!(": {list}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connect::Phase;
+    use crate::sentinel::Replica;
+
+    fn node(host: u8) -> SocketAddr {
+        SocketAddr::from(([198, 18, 0, host], 8000))
+    }
+
+    fn sentinel() -> Endpoint {
+        "198.18.0.101:26379".parse().unwrap()
+    }
+
+    fn replica() -> Candidate {
+        Candidate {
+            replica: Replica {
+                addr: node(102),
+                down: false,
+                link_up: true,
+                priority: 100,
+                offset: 1234,
+            },
+            link_down: Some(Duration::ZERO),
+            info_age: Duration::from_secs(3),
+        }
+    }
+
+    fn view(flags: &str) -> View {
+        View {
+            quorum: 2,
+            replicas: 1,
+            other_sentinels: 2,
+            down_after: Duration::from_secs(5),
+            flags: flags.to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_a_sentinel_answers_is_judged() {
+        let ok = || Ok("OK 3 usable Sentinels".to_owned());
+        let no_quorum = || Err(Error::Server("NOQUORUM 1 usable Sentinels.".into()));
+        let cases = [
+            (node(101), "master", ok(), vec![replica()], None),
+            // Dead and noticed is as good: nobody has begun yet.
+            (node(101), "s_down,o_down,master", ok(), vec![replica()], None),
+            (
+                node(102),
+                "master",
+                ok(),
+                vec![replica()],
+                Some(Refusal::Moved(sentinel(), Some(node(102)))),
+            ),
+            (
+                node(101),
+                "master,failover_in_progress",
+                ok(),
+                vec![replica()],
+                Some(Refusal::InProgress(sentinel())),
+            ),
+            (
+                node(101),
+                "master",
+                no_quorum(),
+                vec![replica()],
+                Some(Refusal::NoQuorum(sentinel(), "NOQUORUM 1 usable Sentinels.".into())),
+            ),
+            (
+                node(101),
+                "master",
+                Err(Error::NoPerm("ckquorum".into())),
+                vec![replica()],
+                Some(Refusal::Denied(sentinel(), Error::NoPerm("ckquorum".into()))),
+            ),
+            (
+                node(101),
+                "master",
+                ok(),
+                vec![],
+                Some(Refusal::NoReplica(sentinel(), "it knows none".into())),
+            ),
+        ];
+        for (is_now, flags, quorum, replicas, expected) in cases {
+            let found = Found { is_now, view: &view(flags), quorum, replicas };
+            assert_eq!(judge(&sentinel(), node(101), found).err(), expected, "{flags}");
+        }
+    }
+
+    #[test]
+    fn only_a_replica_that_is_connected_and_fresh_is_fit() {
+        assert!(is_fit(&replica()));
+        type Change = fn(&mut Candidate);
+        let cases: [(&str, bool, Change); 8] = [
+            // Its master has just gone, as was to be expected.
+            ("lost its link just now", true, |it| it.link_down = Some(Duration::from_secs(1))),
+            ("out of sync for 6 s", false, |it| it.link_down = Some(Duration::from_secs(6))),
+            ("was never in sync", false, |it| it.link_down = None),
+            ("was never in sync", false, |it| it.replica.offset = 0),
+            ("down", false, |it| it.replica.down = true),
+            ("has priority 0", false, |it| it.replica.priority = 0),
+            ("not heard of for long", false, |it| it.info_age = Duration::from_secs(31)),
+            ("", true, |it| it.info_age = Duration::from_secs(10)),
+        ];
+        for (what, fit, change) in cases {
+            let mut candidate = replica();
+            change(&mut candidate);
+            assert_eq!(is_fit(&candidate), fit, "{what}");
+            let said = describe(&[candidate]);
+            assert!(fit || said.ends_with(what), "{said}");
+        }
+    }
+
+    #[test]
+    fn the_next_sentinel_is_asked_only_when_one_is_unreachable() {
+        let after = Duration::from_millis(250);
+        for (error, next) in [
+            (Error::Refused, true),
+            (Error::Unreachable("no route".into()), true),
+            (Error::Timeout { during: Phase::Connect, after }, true),
+            // It hangs, and was not given the order yet.
+            (Error::Timeout { during: Phase::Answer, after }, true),
+            (Error::Closed(Phase::Login), true),
+            (Error::NoPerm("failover".into()), false),
+            (Error::WrongPassword, false),
+            (Error::Server("ERR".into()), false),
+        ] {
+            let is_next = matches!(obstacle(&sentinel(), error.clone()), Obstacle::Unreachable(_));
+            assert_eq!(is_next, next, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn answers_to_the_order_are_told_apart() {
+        let after = Duration::from_millis(500);
+        let cases = [
+            ("INPROG Failover already in progress", Refusal::InProgress(sentinel()), true),
+            (
+                "NOGOODSLAVE No suitable replica to promote",
+                Refusal::NoReplica(sentinel(), "NOGOODSLAVE No suitable replica to promote".into()),
+                false,
+            ),
+            (
+                "ERR No such master with that name",
+                Refusal::Denied(
+                    sentinel(),
+                    Error::Server("ERR No such master with that name".into()),
+                ),
+                false,
+            ),
+        ];
+        for (text, expected, under_way) in cases {
+            let refusal = refused(sentinel(), Error::Server(text.into()));
+            assert_eq!(refusal, expected);
+            assert_eq!(refusal.may_be_under_way(), under_way, "{text}");
+        }
+        let lost = Error::Timeout { during: Phase::Answer, after };
+        let refusal = refused(sentinel(), lost.clone());
+        assert_eq!(refusal, Refusal::Unclear(sentinel(), lost));
+        assert!(refusal.may_be_under_way(), "nobody else may be asked");
+    }
+
+    #[test]
+    fn a_server_that_knows_no_coordinated_failover_is_recognised() {
+        for (text, unsupported) in [
+            ("ERR wrong number of arguments for 'sentinel|failover' command", true),
+            ("ERR Wrong number of arguments for 'sentinel failover'", true),
+            ("ERR Unknown failover option specified", true),
+            ("NOGOODPRIMARY Primary does not support FAILOVER command", true),
+            ("INPROG Failover already in progress", false),
+            ("NOGOODSLAVE No suitable replica to promote", false),
+        ] {
+            assert_eq!(is_unsupported(&Error::Server(text.into())), unsupported, "{text}");
+        }
+        assert!(!is_unsupported(&Error::Refused));
+    }
+}

@@ -71,14 +71,16 @@ pub struct Failover {
     pub from: Option<SocketAddr>,
     /// The new master.
     pub to: SocketAddr,
-    /// Its config-epoch.
-    pub epoch: u64,
+    /// Its config-epoch, once a Sentinel has named one.
+    pub epoch: Option<u64>,
     /// When what was seen.
     pub timeline: Timeline,
     /// What began it, such as `down` or `planned`.
-    pub trigger: Option<String>,
-    /// How it ended.
-    pub outcome: Option<String>,
+    #[serde(default)]
+    pub trigger: String,
+    /// `provisional`, `confirmed`, `reverted` or `abandoned`.
+    #[serde(default)]
+    pub outcome: String,
     /// For how long no packet reached anybody.
     pub parked_for_ns: Option<u64>,
     /// Connects that were waiting, and were sent on to the new master.
@@ -98,8 +100,6 @@ pub struct Timeline {
     pub odown_ns: Option<u64>,
     /// The leader chose a replica.
     pub selected_ns: Option<u64>,
-    /// The master's host refused connections.
-    pub refused_ns: Option<u64>,
     /// vipd asked a Sentinel for a failover.
     pub ordered_ns: Option<u64>,
     /// From here on nothing reaches the old master.
@@ -120,6 +120,8 @@ pub struct Timeline {
     pub replayed_ns: Option<u64>,
     /// The last client of the old master was told.
     pub freed_ns: Option<u64>,
+    /// Nothing came of it: the old master is served again.
+    pub unparked_ns: Option<u64>,
     /// An epoch confirmed the new master.
     pub confirmed_ns: Option<u64>,
 }
@@ -128,7 +130,6 @@ impl Timeline {
     /// Its moments with a name for each, in the order in which they usually happen.
     pub fn moments(&self) -> [(&'static str, Option<u64>); 15] {
         [
-            ("the master's host refuses connections", self.refused_ns),
             ("vipd asks a Sentinel for a failover", self.ordered_ns),
             ("first Sentinel finds the master silent (+sdown)", self.sdown_ns),
             ("a quorum agrees (+odown)", self.odown_ns),
@@ -142,6 +143,7 @@ impl Timeline {
             ("the first packet reaches the new master", self.first_packet_ns),
             ("the last waiting connect is sent on to it", self.replayed_ns),
             ("the last client of the old master is told", self.freed_ns),
+            ("the old master is served again: nothing came of it", self.unparked_ns),
             ("an epoch confirms the new master", self.confirmed_ns),
         ]
     }

@@ -10,7 +10,7 @@ use vipd_tests::namespace::output;
 use vipd_tests::sentinel::MASTER_NAME;
 use vipd_tests::{Lab, Mode, Options};
 
-use crate::heal::heal;
+use crate::heal::{self, heal};
 use crate::run::{self, Run};
 
 /// What happens to the master.
@@ -75,6 +75,7 @@ impl Cell {
 
     fn measure_in(&self, lab: &mut Lab) -> Result<Vec<Run>> {
         lab.serve()?;
+        heal::wait_ready(lab)?;
         let mut runs = Vec::new();
         for number in 1..=self.runs {
             let begun = Instant::now();

@@ -7,13 +7,15 @@ use anyhow::{Result, bail};
 use redis::Value;
 use vipd_tests::Lab;
 use vipd_tests::sentinel::MASTER_NAME;
+use vipd_tests::switchover::wait_replicas_known;
 use vipd_tests::wait::{PATIENCE, wait_until};
 
 use crate::cell::Scenario;
 use crate::run::Run;
 
-/// Sentinel's own default for `info-period`.
-const USUAL_INFO_PERIOD: &str = "10000";
+/// `info-period` while the lab heals, and Sentinel's own default.
+const OFTEN: &str = "1000";
+const USUALLY: &str = "10000";
 
 /// Undoes what was done to the old master, and waits until everybody is ready for the next failover.
 pub fn heal(lab: &mut Lab, scenario: Scenario, run: &Run) -> Result<()> {
@@ -26,7 +28,7 @@ pub fn heal(lab: &mut Lab, scenario: Scenario, run: &Run) -> Result<()> {
     let master = lab.nodes[run.new].address();
     let (ip, port) = (master.ip().to_string(), master.port().to_string());
     lab.nodes[run.old].ask::<Value>(&["REPLICAOF", &ip, &port])?;
-    ask_often(lab, "1000")?;
+    ask_every(lab, OFTEN)?;
     for sentinel in &lab.sentinels {
         wait_until(format_args!("{} is done", sentinel.name()), PATIENCE, || {
             let flags: Vec<String> = sentinel.ask(&["SENTINEL", "MASTER", MASTER_NAME])?;
@@ -37,13 +39,19 @@ pub fn heal(lab: &mut Lab, scenario: Scenario, run: &Run) -> Result<()> {
             }
         })?;
     }
-    lab.wait_settled()?;
-    ask_often(lab, USUAL_INFO_PERIOD)?;
+    wait_ready(lab)?;
     lab.wait_serving(run.new)
 }
 
+/// Waits until every Sentinel knows replicas that are in sync.
+pub fn wait_ready(lab: &Lab) -> Result<()> {
+    ask_every(lab, OFTEN)?;
+    wait_replicas_known(lab)?;
+    ask_every(lab, USUALLY)
+}
+
 /// Sets how often each Sentinel asks a node for INFO while nothing happens, in milliseconds.
-fn ask_often(lab: &Lab, info_period: &str) -> Result<()> {
+fn ask_every(lab: &Lab, info_period: &str) -> Result<()> {
     for sentinel in &lab.sentinels {
         sentinel.ask::<Value>(&["SENTINEL", "DEBUG", "INFO-PERIOD", info_period])?;
     }

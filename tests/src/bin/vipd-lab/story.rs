@@ -88,7 +88,6 @@ pub fn timeline_to_json(timeline: &Timeline, gone: Monotonic) -> Value {
     let seen = [
         ("sdown_ms", timeline.sdown_ns),
         ("odown_ms", timeline.odown_ns),
-        ("refused_ms", timeline.refused_ns),
         ("ordered_ms", timeline.ordered_ns),
         ("selected_ms", timeline.selected_ns),
         ("parked_ms", timeline.parked_ns),

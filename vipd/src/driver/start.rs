@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::info;
 use vipd_common::maps::Address;
 
+use super::clients::Requests;
 use super::fast_fail::{Done, Witness};
 use super::knowledge::Knowledge;
 use super::possession::Possession;
@@ -144,6 +145,7 @@ impl Driver {
         let settled = settled(&topology, &failover, &adopted.actual, &network);
 
         let kernel = datapath.events()?.context("the kernel's events are taken already")?;
+        let (releaser, released) = datapath.releaser()?;
         let mut driver = Self {
             config,
             topology,
@@ -163,6 +165,7 @@ impl Driver {
             settled,
             failovers: VecDeque::new(),
             switchovers,
+            requests: Requests::new(releaser),
             problems: BTreeMap::new(),
             reported: BTreeSet::new(),
             cables: Vec::new(),
@@ -213,6 +216,8 @@ impl Driver {
             questions,
             switchovers: asks,
         };
+        let inputs =
+            Inputs { sources, network, kernel, released, probes, rounds: answers, questions };
         Ok((driver, inputs))
     }
 

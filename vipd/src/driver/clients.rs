@@ -28,15 +28,39 @@ pub(super) struct Turned {
 }
 
 /// What was asked for, until it is done.
+#[derive(Default)]
 pub(super) struct Requests {
-    releaser: Releaser,
+    /// None before the program is on its interfaces.
+    releaser: Option<Releaser>,
+    waiting: Vec<Release>,
     jobs: BTreeMap<u64, Turned>,
     next: u64,
+    /// Why nothing can be done.
+    problem: Option<String>,
 }
 
 impl Requests {
-    pub(super) fn new(releaser: Releaser) -> Self {
-        Self { releaser, jobs: BTreeMap::new(), next: 0 }
+    /// Whoever does it is there from now on; or can't do anything, if there is a `problem`.
+    pub(super) fn open(&mut self, releaser: Releaser, problem: Option<String>) {
+        self.problem = problem.map(|why| {
+            format!(
+                "connects that wait can't be handed to a new master, nor clients of an old one \
+                 freed: {why}; they wait for timers of their own"
+            )
+        });
+        if let Some(problem) = &self.problem {
+            warn!("{problem}");
+        }
+        for release in std::mem::take(&mut self.waiting) {
+            // The queue is longer than a start has masters.
+            let _ = releaser.release(release);
+        }
+        self.releaser = Some(releaser);
+    }
+
+    /// For status.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.problem.clone()
     }
 
     /// Asks the datapath to do it.
@@ -49,7 +73,15 @@ impl Requests {
         let id = self.next;
         self.next += 1;
         let lines = turned.lines.iter().copied().collect();
-        if !self.releaser.release(Release { id, lines, replay, free, patience }) {
+        let release = Release { id, lines, replay, free, patience };
+        let taken = match &self.releaser {
+            Some(releaser) => releaser.release(release),
+            None => {
+                self.waiting.push(release);
+                true
+            }
+        };
+        if !taken {
             warn!("clients of an old master are left to themselves: too much is to be done");
             return;
         }

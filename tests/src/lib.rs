@@ -23,6 +23,7 @@
 
 pub mod address;
 pub mod client;
+pub mod crowd;
 pub mod daemon;
 pub mod host;
 pub mod lab;
@@ -40,6 +41,7 @@ pub mod scenario;
 pub mod script_recipe;
 pub mod sentinel;
 pub mod status;
+pub mod switchover;
 pub mod wait;
 pub mod witness;
 pub mod writer;

@@ -9,6 +9,7 @@ use crate::config::{
     Config, DEFAULT_CONFIG, DEFAULT_CONTROL_SOCKET, DEFAULT_NOTIFY_SOCKET, DEFAULT_PIN_DIR, Daemon,
     Endpoint, Error, Mode, OnSentinelLoss, OnStop, VipFlag, XdpMode,
 };
+use crate::switchover::{DEFAULT_TIMEOUT, MAX_TIMEOUT, Order, Preferred};
 
 /// One virtual IP that follows a Redis or Valkey master, in the kernel.
 #[derive(Clone, Debug, PartialEq, Parser)]
@@ -36,6 +37,12 @@ pub enum Command {
     /// What has changed is applied, and VIPs that are not concerned see nothing of it. A file that
     /// can't be used changes nothing. SIGHUP does the same, with the answer in the log.
     Reload(SocketFlags),
+    /// Make another node master, with no acknowledged write lost
+    ///
+    /// Writers are paused and the VIP's clients held back until a replica has everything; then
+    /// Sentinel is asked to promote one, and the VIP follows. Whatever fails on the way, everything
+    /// returns to the old master. Interrupting this command does not stop it. Exit status 0 or 1.
+    Switchover(SwitchoverFlags),
     /// Stand in for Sentinel's client-reconfig-script: tell a running vipd to ask the Sentinels
     ///
     /// Exit status 0: told; 1: no vipd answers, Sentinel tries again later; 2: it never would
@@ -166,6 +173,36 @@ pub struct SocketFlags {
     pub socket: Option<PathBuf>,
 }
 
+/// Flags of `switchover`.
+#[derive(Clone, Debug, PartialEq, Args)]
+pub struct SwitchoverFlags {
+    /// Sentinel's name of the master
+    pub master: String,
+    /// The replica that Sentinel is to prefer
+    ///
+    /// Through its replica-priority, which is set back afterwards. Sentinel hears of it within 10 s,
+    /// before anybody is paused.
+    #[arg(long, value_name = "ADDR[:PORT]")]
+    pub to: Option<Preferred>,
+    /// Seconds that the replicas may take to catch up
+    ///
+    /// Writers are never paused for longer than four fifths of down-after-milliseconds, whatever is
+    /// said here.
+    #[arg(
+        long,
+        value_name = "S",
+        default_value_t = DEFAULT_TIMEOUT.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..=MAX_TIMEOUT.as_secs())
+    )]
+    pub timeout: u64,
+    /// Check everything and say what would be done, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Where the running vipd is.
+    #[command(flatten)]
+    pub socket: SocketFlags,
+}
+
 /// Flags of `notify`.
 #[derive(Clone, Debug, Default, PartialEq, Args)]
 pub struct NotifyFlags {
@@ -182,6 +219,18 @@ pub struct NotifyFlags {
         value_names = ["MASTER", "ROLE", "STATE", "FROM-IP", "FROM-PORT", "TO-IP", "TO-PORT"]
     )]
     pub arguments: Vec<String>,
+}
+
+impl SwitchoverFlags {
+    /// What vipd is asked.
+    pub fn order(&self) -> Order {
+        Order {
+            master: self.master.clone(),
+            to: self.to,
+            timeout_ms: self.timeout * 1000,
+            dry_run: self.dry_run,
+        }
+    }
 }
 
 /// The name by which vipd is `vipd notify`, for a link to be named in sentinel.conf.
@@ -411,6 +460,31 @@ mod tests {
         assert_eq!(detach.paths().unwrap(), expected);
         let missing = StatusFlags { config: Some("/nonexistent".into()), ..StatusFlags::default() };
         assert!(missing.paths().is_err());
+    }
+
+    #[test]
+    fn a_switchover_is_ordered_with_its_flags() {
+        let order = |line: &str| match Cli::try_parse_from(line.split(' ')) {
+            Ok(Cli { command: Command::Switchover(flags) }) => Ok(flags.order()),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        };
+        let plain = Order { master: "m".into(), to: None, timeout_ms: 5000, dry_run: false };
+        assert_eq!(order("vipd switchover m"), Ok(plain.clone()));
+        let to = Some(Preferred::Node("198.18.0.102:8000".parse().unwrap()));
+        let every = Order { to, timeout_ms: 7000, dry_run: true, ..plain.clone() };
+        let line = "vipd switchover m --to 198.18.0.102:8000 --timeout 7 --dry-run --socket /s";
+        assert_eq!(order(line), Ok(every));
+        let to = Some(Preferred::Host("fd98:18::66".parse().unwrap()));
+        assert_eq!(order("vipd switchover m --to fd98:18::66"), Ok(Order { to, ..plain }));
+        for (line, expected) in [
+            ("vipd switchover", "<MASTER>"),
+            ("vipd switchover m --to redis2", "with or without :PORT"),
+            ("vipd switchover m --timeout 0", "not in 1..=600"),
+        ] {
+            let error = order(line).unwrap_err();
+            assert!(error.contains(expected), "{line}: {error}");
+        }
     }
 
     const HINT: [&str; 7] =

@@ -1,5 +1,9 @@
 //! The control socket: one JSON line asks, one JSON line answers. Mode 0600: root's.
 //!
+//! [`Request::Switchover`] alone is answered by several: a [`Response::Step`] each time something
+//! is done, and one that is not a step at the end. It goes on without whoever asked: a client that
+//! leaves early only doesn't hear how it ends.
+//!
 //! The socket for hints speaks the same, has mode 0666 and takes nothing but [`Request::Notify`]:
 //! for Sentinels that run as a user of their own. It has its own bound on conversations, so nobody
 //! who fills it is in root's way.
@@ -20,9 +24,14 @@ use tracing::debug;
 
 use crate::notify::Hint;
 use crate::status::Status;
+use crate::switchover::{self, Order, Step, Switched};
 
 /// The longest that either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest that a client waits for the next step beyond what it allowed itself.
+const STEP_PATIENCE: Duration = switchover::LONGEST_STEP.saturating_add(PATIENCE);
+/// Steps that a client may be behind.
+const STEPS: usize = 64;
 /// Longest question.
 const MAX_REQUEST: u64 = 4096;
 /// Longest answer.
@@ -40,6 +49,8 @@ pub enum Request {
     Reload,
     /// A Sentinel says that a master has changed: ask them all.
     Notify(Hint),
+    /// Make another node master, with no acknowledged write lost.
+    Switchover(Order),
 }
 
 /// What is answered.
@@ -52,12 +63,44 @@ pub enum Response {
     Done,
     /// To [`Request::Notify`]: that master is none of this vipd's, and never will be.
     Unknown(String),
+    /// To [`Request::Switchover`]: something is done, and more is to come.
+    Step(Step),
+    /// To [`Request::Switchover`]: how it ended.
+    Switched(Box<Switched>),
     /// The request was not understood, or could not be carried out.
     Error(String),
 }
 
+impl Response {
+    /// Nothing comes after it.
+    pub fn is_last(&self) -> bool {
+        match self {
+            Self::Step(_) => false,
+            Self::Status(_)
+            | Self::Done
+            | Self::Unknown(_)
+            | Self::Switched(_)
+            | Self::Error(_) => true,
+        }
+    }
+}
+
+/// What the driver gives back.
+#[derive(Debug)]
+pub enum Answer {
+    /// That is all.
+    Now(Response),
+    /// They come one by one; the last one says so ([`Response::is_last`]).
+    Steps(mpsc::Receiver<Response>),
+}
+
+/// The way for an answer in steps.
+pub fn steps() -> (mpsc::Sender<Response>, mpsc::Receiver<Response>) {
+    mpsc::channel(STEPS)
+}
+
 /// A question on its way to the driver, and the way back.
-pub type Question = (Request, oneshot::Sender<Response>);
+pub type Question = (Request, oneshot::Sender<Answer>);
 
 /// Why there is no socket, or no answer.
 #[derive(Debug, Error)]
@@ -110,9 +153,12 @@ impl Access {
 
     fn allows(self, request: &Request) -> bool {
         match (self, request) {
-            (Self::Control, Request::Status | Request::Reload | Request::Notify(_))
+            (
+                Self::Control,
+                Request::Status | Request::Reload | Request::Notify(_) | Request::Switchover(_),
+            )
             | (Self::Hints, Request::Notify(_)) => true,
-            (Self::Hints, Request::Status | Request::Reload) => false,
+            (Self::Hints, Request::Status | Request::Reload | Request::Switchover(_)) => false,
         }
     }
 }
@@ -169,21 +215,74 @@ impl Drop for Control {
 ///
 /// [`Error::NotRunning`] and [`Error::Answer`].
 pub async fn ask(path: &Path, request: Request) -> Result<Response, Error> {
-    let answer = |reason: String| Error::Answer { path: path.to_owned(), reason };
-    let mut stream = UnixStream::connect(path)
-        .await
-        .map_err(|source| Error::NotRunning { path: path.to_owned(), source })?;
-    let conversation = async {
-        stream.write_all(&line(&request)).await?;
+    let mut conversation = Conversation::begin(path, &request).await?;
+    conversation.next(PATIENCE).await
+}
+
+/// Asks the vipd behind `path` for a switchover; `heard` is told each step. Returns the last
+/// answer.
+///
+/// # Errors
+///
+/// [`Error::NotRunning`] and [`Error::Answer`]; the switchover may go on then.
+pub async fn switch_over(
+    path: &Path,
+    order: Order,
+    mut heard: impl FnMut(&Step),
+) -> Result<Response, Error> {
+    let patience = order.timeout() + STEP_PATIENCE;
+    let mut conversation = Conversation::begin(path, &Request::Switchover(order)).await?;
+    loop {
+        match conversation.next(patience).await? {
+            Response::Step(step) => heard(&step),
+            last => return Ok(last),
+        }
+    }
+}
+
+/// A client's side of a conversation.
+struct Conversation<'a> {
+    path: &'a Path,
+    lines: BufReader<tokio::io::Take<UnixStream>>,
+}
+
+impl<'a> Conversation<'a> {
+    async fn begin(path: &'a Path, request: &Request) -> Result<Self, Error> {
+        let mut stream = UnixStream::connect(path)
+            .await
+            .map_err(|source| Error::NotRunning { path: path.to_owned(), source })?;
+        let sent = timeout(PATIENCE, stream.write_all(&line(request))).await;
+        let lines = BufReader::new(stream.take(MAX_RESPONSE));
+        let conversation = Self { path, lines };
+        match sent {
+            Ok(Ok(())) => Ok(conversation),
+            Ok(Err(error)) => Err(conversation.senseless(error)),
+            Err(_late) => Err(conversation.senseless(Late(PATIENCE))),
+        }
+    }
+
+    async fn next(&mut self, patience: Duration) -> Result<Response, Error> {
         let mut text = Vec::new();
-        BufReader::new(stream).take(MAX_RESPONSE).read_until(b'\n', &mut text).await?;
-        Ok::<_, io::Error>(text)
-    };
-    let text = timeout(PATIENCE, conversation)
-        .await
-        .map_err(|_| answer(format!("none in {} s", PATIENCE.as_secs())))?
-        .map_err(|error| answer(error.to_string()))?;
-    serde_json::from_slice(&text).map_err(|error| answer(error.to_string()))
+        match timeout(patience, self.lines.read_until(b'\n', &mut text)).await {
+            Ok(Ok(0)) => Err(self.senseless("it ended the conversation")),
+            Ok(Ok(_)) => serde_json::from_slice(&text).map_err(|error| self.senseless(error)),
+            Ok(Err(error)) => Err(self.senseless(error)),
+            Err(_late) => Err(self.senseless(Late(patience))),
+        }
+    }
+
+    fn senseless(&self, reason: impl ToString) -> Error {
+        Error::Answer { path: self.path.to_owned(), reason: reason.to_string() }
+    }
+}
+
+/// No answer in this time.
+struct Late(Duration);
+
+impl std::fmt::Display for Late {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "none in {} s", self.0.as_secs())
+    }
 }
 
 /// Binds to a name beside the real one, sets its mode, and moves it there: nobody else can connect
@@ -211,10 +310,8 @@ async fn serve(listener: UnixListener, access: Access, questions: mpsc::Sender<Q
                 let questions = questions.clone();
                 tokio::spawn(async move {
                     let _place = place;
-                    match timeout(PATIENCE, converse(stream, access, questions)).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => debug!(%error, "control connection"),
-                        Err(_) => debug!("control connection timed out"),
+                    if let Err(error) = converse(stream, access, questions).await {
+                        debug!(%error, "control connection");
                     }
                 });
             }
@@ -227,29 +324,61 @@ async fn serve(listener: UnixListener, access: Access, questions: mpsc::Sender<Q
     }
 }
 
+/// The whole of a conversation: bounded by [`PATIENCE`] for the question, for the driver's answer,
+/// and for each line that the client has to take.
 async fn converse(
     stream: UnixStream,
     access: Access,
     questions: mpsc::Sender<Question>,
 ) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
-    let mut text = Vec::new();
-    BufReader::new(reader).take(MAX_REQUEST).read_until(b'\n', &mut text).await?;
-    let response = match serde_json::from_slice(&text) {
-        Ok(request) if !access.allows(&request) => {
-            Response::Error("this socket takes only `vipd notify`".to_owned())
-        }
-        Ok(request) => {
-            let (answer, answered) = oneshot::channel();
-            let stopping = || Response::Error("vipd is stopping".to_owned());
-            match questions.send((request, answer)).await {
-                Ok(()) => answered.await.unwrap_or_else(|_| stopping()),
-                Err(_) => stopping(),
-            }
-        }
-        Err(error) => Response::Error(format!("not a request of vipd {VERSION}: {error}")),
+    let mut reader = BufReader::new(reader).take(MAX_REQUEST);
+    let answer = timely(async {
+        let mut text = Vec::new();
+        reader.read_until(b'\n', &mut text).await?;
+        Ok(answer_to(&text, access, &questions).await)
+    })
+    .await?;
+    let mut steps = match answer {
+        Answer::Now(response) => return timely(writer.write_all(&line(&response))).await,
+        Answer::Steps(steps) => steps,
     };
-    writer.write_all(&line(&response)).await
+    loop {
+        let response = steps.recv().await.unwrap_or_else(stopping);
+        // This fails once the client is gone.
+        timely(writer.write_all(&line(&response))).await?;
+        if response.is_last() {
+            return Ok(());
+        }
+    }
+}
+
+async fn answer_to(text: &[u8], access: Access, questions: &mpsc::Sender<Question>) -> Answer {
+    let request = match serde_json::from_slice(text) {
+        Ok(request) => request,
+        Err(error) => {
+            let why = format!("not a request of vipd {VERSION}: {error}");
+            return Answer::Now(Response::Error(why));
+        }
+    };
+    if !access.allows(&request) {
+        let why = "this socket takes only `vipd notify`".to_owned();
+        return Answer::Now(Response::Error(why));
+    }
+    let (answer, answered) = oneshot::channel();
+    match questions.send((request, answer)).await {
+        Ok(()) => answered.await.unwrap_or_else(|_| Answer::Now(stopping())),
+        Err(_) => Answer::Now(stopping()),
+    }
+}
+
+fn stopping() -> Response {
+    Response::Error("vipd is stopping".to_owned())
+}
+
+async fn timely<T>(doing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = || io::Error::from(io::ErrorKind::TimedOut);
+    timeout(PATIENCE, doing).await.unwrap_or_else(|_| Err(late()))
 }
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -279,7 +408,7 @@ mod tests {
         let driver = tokio::spawn(async move {
             let (request, answer) = questions.recv().await.unwrap();
             assert_eq!(request, Request::Status);
-            answer.send(Response::Error("not now".to_owned())).unwrap();
+            answer.send(Answer::Now(Response::Error("not now".to_owned()))).unwrap();
         });
         let response = ask(&path, Request::Status).await.unwrap();
         assert_eq!(response, Response::Error("not now".to_owned()));
@@ -347,7 +476,7 @@ mod tests {
         let expected = Request::Notify(hint.clone());
         let driver = tokio::spawn(async move {
             let (request, answer) = questions.recv().await.unwrap();
-            answer.send(Response::Done).unwrap();
+            answer.send(Answer::Now(Response::Done)).unwrap();
             request
         });
         assert_eq!(ask(&path, Request::Notify(hint)).await.unwrap(), Response::Done);

@@ -31,5 +31,6 @@ pub mod resolve;
 pub mod sentinel;
 pub mod sock_diag;
 pub mod status;
+pub mod switchover;
 pub mod sysctl;
 pub mod timeline;

@@ -7,7 +7,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
-use vipd::cli::{Cli, Command, DetachFlags, NotifyFlags, RunFlags, SocketFlags, StatusFlags};
+use vipd::cli::{
+    Cli, Command, DetachFlags, NotifyFlags, RunFlags, SocketFlags, StatusFlags, SwitchoverFlags,
+};
 use vipd::config::Config;
 use vipd::control::{self, Request, Response};
 use vipd::logging::Log;
@@ -43,6 +45,7 @@ async fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Check(flags) => run_check(&flags).await,
         Command::Status(flags) => status(&flags).await,
         Command::Reload(flags) => reload(&flags).await,
+        Command::Switchover(flags) => switch_over(&flags).await,
         Command::Notify(flags) => Ok(notify(&flags).await),
         Command::Detach(flags) => detach(&flags).await,
     }
@@ -85,6 +88,24 @@ async fn reload(flags: &SocketFlags) -> Result<ExitCode> {
     match control::ask(&flags.control_socket()?, Request::Reload).await? {
         Response::Done => Ok(ExitCode::SUCCESS),
         Response::Error(why) => bail!("nothing was changed: {why}"),
+        other => bail!("vipd answers something else: {other:?}"),
+    }
+}
+
+/// A line for each step, when it is done.
+async fn switch_over(flags: &SwitchoverFlags) -> Result<ExitCode> {
+    let socket = flags.socket.control_socket()?;
+    // A reader that has gone away doesn't stop vipd either.
+    let told = control::switch_over(&socket, flags.order(), |step| {
+        let _ = print(&format!("{step}\n"));
+    });
+    match told.await? {
+        Response::Done => Ok(ExitCode::SUCCESS),
+        Response::Switched(switched) => {
+            print(&switched.to_string())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Response::Error(why) => bail!("no switchover: {why}"),
         other => bail!("vipd answers something else: {other:?}"),
     }
 }
@@ -143,7 +164,11 @@ fn log(command: &Command) -> Result<Log> {
         Command::Run(_) => "info",
         // Its report says everything.
         Command::Check(_) => "error",
-        Command::Status(_) | Command::Reload(_) | Command::Notify(_) | Command::Detach(_) => "warn",
+        Command::Status(_)
+        | Command::Reload(_)
+        | Command::Switchover(_)
+        | Command::Notify(_)
+        | Command::Detach(_) => "warn",
     };
     let filter = EnvFilter::try_from_env("VIPD_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let log = Log::start(std::io::stderr()).context("cannot start logging")?;

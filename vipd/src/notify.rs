@@ -90,7 +90,7 @@ pub async fn tell(sockets: &[PathBuf], hint: &Hint) -> Outcome {
             Ok(Response::Done) => return Outcome::Told,
             Ok(Response::Unknown(why)) => return Outcome::Refused(why),
             Ok(Response::Error(why)) => unheard.push(format!("{}: {why}", socket.display())),
-            Ok(Response::Status(_)) => {
+            Ok(Response::Status(_) | Response::Step(_) | Response::Switched(_)) => {
                 unheard.push(format!("{} answers something else", socket.display()));
             }
             Err(error) => unheard.push(error.to_string()),

@@ -242,7 +242,7 @@ async fn look_at_socket(path: &Path) -> Socket {
     match control::ask(path, Request::Status).await {
         Ok(Response::Status(status)) => return Socket::Answers(status),
         Ok(Response::Error(error)) => return Socket::Unusable(format!("vipd answers: {error}")),
-        Ok(Response::Done | Response::Unknown(_)) => {
+        Ok(Response::Done | Response::Unknown(_) | Response::Step(_) | Response::Switched(_)) => {
             return Socket::Unusable("another version of vipd answers there".to_owned());
         }
         Err(control::Error::NotRunning { source, .. })

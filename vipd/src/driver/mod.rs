@@ -6,6 +6,7 @@
 //! neighbour, possession ────────────────────────────────────────┴▶ plan ──▶ datapath
 //! ```
 
+mod clients;
 mod fast_fail;
 mod host;
 mod knowledge;
@@ -16,6 +17,7 @@ mod reload;
 mod report;
 mod rounds;
 mod start;
+mod switchover;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -30,17 +32,19 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 use vipd_common::maps::{Interface, KernelEvent};
 
+use self::clients::Requests;
 use self::fast_fail::Witness;
 use self::knowledge::Knowledge;
 use self::possession::{Possession, Probed};
 use self::reconcile::Told;
 use self::rounds::{Answer, Rounds};
 use self::start::Sources;
+use self::switchover::Switchovers;
 use crate::announce::Port;
 use crate::clock::Monotonic;
 use crate::config::Config;
-use crate::control::{Control, Question, Request, Response};
-use crate::datapath::{Datapath, Events};
+use crate::control::{Answer as Reply, Control, Question, Request, Response};
+use crate::datapath::{Datapath, Events, Released};
 use crate::failover::{Command, Event, Failover};
 use crate::holding::Holding;
 use crate::model::{MasterId, NextHop, unmapped_ip};
@@ -50,6 +54,7 @@ use crate::plan::{Actual, Problem, Topology};
 use crate::redis_node::Watchers;
 use crate::sentinel::Followers;
 use crate::status::MAX_FAILOVERS;
+use crate::switchover::Ask;
 use crate::timeline::FailoverRecord;
 
 /// Reports on their way; whoever reports waits while it is full.
@@ -114,6 +119,8 @@ struct Driver {
     settled: BTreeSet<MasterId>,
     knowledge: Knowledge,
     failovers: VecDeque<Told>,
+    switchovers: Switchovers,
+    requests: Requests,
     /// What isn't as it should be, since when.
     problems: BTreeMap<Problem, Instant>,
     /// Those that were logged.
@@ -143,9 +150,11 @@ struct Inputs {
     sources: Sources,
     network: watch::Receiver<Network>,
     kernel: Events,
+    released: mpsc::Receiver<Released>,
     probes: mpsc::Receiver<Probed>,
     rounds: mpsc::Receiver<Answer>,
     questions: mpsc::Receiver<Question>,
+    switchovers: mpsc::Receiver<Ask>,
 }
 
 impl Driver {
@@ -166,6 +175,7 @@ impl Driver {
                 event = inputs.kernel.next() => {
                     self.kernel_said(&event.context("the kernel's events can't be read")?);
                 }
+                Some(released) = inputs.released.recv() => self.released(&released),
                 changed = inputs.network.changed() => {
                     changed.context("the network is no longer watched")?;
                     self.network = inputs.network.borrow_and_update().clone();
@@ -179,10 +189,11 @@ impl Driver {
                 }
                 Some(answer) = inputs.rounds.recv() => self.rounds.answered(answer),
                 Some((request, answer)) = inputs.questions.recv() => {
-                    let response = self.answer(request, &mut inputs.sources).await;
+                    let reply = self.answer(request, &mut inputs.sources).await;
                     // Whoever asked may be gone.
-                    let _ = answer.send(response);
+                    let _ = answer.send(reply);
                 }
+                Some(ask) = inputs.switchovers.recv() => self.switchover_asks(ask),
                 Some(done) = inputs.sources.orders.recv() => self.order_done(done),
                 () = deadline => {
                     self.tell(Monotonic::now(), Event::Tick);
@@ -221,6 +232,7 @@ impl Driver {
         // The flip first: nothing else is in a hurry.
         if changed {
             self.reconcile();
+            self.switchovers.show(self.failover.desired(), Monotonic::now());
         }
         self.obey(commands);
     }
@@ -277,6 +289,7 @@ impl Driver {
                     && current == event.generation
                 {
                     let at = Monotonic(event.time_ns);
+                    self.switchovers.first_packet(master, at);
                     self.tell(Monotonic::now(), Event::FirstPacket { master, at });
                 }
             }
@@ -347,8 +360,9 @@ impl Driver {
             .collect()
     }
 
-    async fn answer(&mut self, request: Request, sources: &mut Sources) -> Response {
-        match request {
+    async fn answer(&mut self, request: Request, sources: &mut Sources) -> Reply {
+        Reply::Now(match request {
+            Request::Switchover(order) => return self.switch_over(order),
             Request::Status => match self.status() {
                 Ok(status) => Response::Status(Box::new(status)),
                 Err(error) => Response::Error(format!("{error:#}")),
@@ -358,7 +372,7 @@ impl Driver {
                 Ok(()) => Response::Done,
                 Err(error) => Response::Error(format!("{error:#}")),
             },
-        }
+        })
     }
 
     /// A Sentinel's script says that a master has changed. Whom it names is of no interest: the

@@ -36,6 +36,9 @@ impl Driver {
         let Some(file) = &self.file else {
             bail!("this vipd was started with flags and has no file to read: restart it instead");
         };
+        if self.switchovers.under_way() {
+            bail!("a switchover is in progress: try again when it is over");
+        }
         let config = Config::load(file)?;
         if let Some(why) = unchangeable(&self.config.daemon, &config.daemon) {
             bail!(why);
@@ -109,6 +112,7 @@ impl Driver {
                 Some(Told { record, ..told })
             })
             .collect();
+        self.requests.renumber(|master| knowledge.master(self.knowledge.name(master)));
         let names = self.settled.iter().map(|master| self.knowledge.name(*master));
         self.settled = names.filter_map(|name| knowledge.master(name)).collect();
         self.config = config;

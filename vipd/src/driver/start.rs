@@ -10,14 +10,16 @@ use tokio::time::Instant;
 use tracing::info;
 use vipd_common::maps::Address;
 
+use super::clients::Requests;
 use super::fast_fail::{Done, Witness};
 use super::knowledge::Knowledge;
 use super::possession::Possession;
 use super::rounds::Rounds;
+use super::switchover::Switchovers;
 use super::{Driver, Inputs, QUEUE, host};
 use crate::announce::Schedule;
 use crate::clock::Monotonic;
-use crate::config::{Config, OnStop};
+use crate::config::{Config, Mode, OnStop};
 use crate::control::{Access, Control};
 use crate::datapath::{Datapath, OpenSettings};
 use crate::failover::{Desired, Failover, Settings};
@@ -138,6 +140,7 @@ impl Driver {
         let (possession, probes) =
             Possession::new(&adopted.actual, Schedule::from(&config.announce))?;
         let (rounds, answers) = Rounds::new();
+        let (switchovers, asks) = Switchovers::new();
         let holding = Holding::open(&config.daemon.control_socket)?;
         let settled = settled(&topology, &failover, &adopted.actual, &network);
 
@@ -160,6 +163,8 @@ impl Driver {
             witness,
             settled,
             failovers: VecDeque::new(),
+            switchovers,
+            requests: Requests::default(),
             problems: BTreeMap::new(),
             reported: BTreeSet::new(),
             cables: Vec::new(),
@@ -180,6 +185,9 @@ impl Driver {
         let interfaces = driver.config.daemon.interfaces.clone();
         driver.datapath.attach(&interfaces)?;
         driver.datapath.commit();
+        let problem = driver.carries().then(|| driver.datapath.can_release().err()).flatten();
+        let (releaser, released) = driver.datapath.releaser()?;
+        driver.requests.open(releaser, problem);
         // Now that the kernel is kept from answering for them, VIPs may be held.
         driver.may_hold = true;
         driver.quiet_held_addresses();
@@ -201,12 +209,27 @@ impl Driver {
             );
         }
         let network = network_input;
-        let inputs = Inputs { sources, network, kernel, probes, rounds: answers, questions };
+        let inputs = Inputs {
+            sources,
+            network,
+            kernel,
+            released,
+            probes,
+            rounds: answers,
+            questions,
+            switchovers: asks,
+        };
         Ok((driver, inputs))
+    }
+
+    /// Whether connections go through this host.
+    fn carries(&self) -> bool {
+        self.topology.vips.iter().any(|vip| matches!(vip.mode, Mode::Nat | Mode::Dsr))
     }
 
     /// Leaves the host as it was, or as `on_stop = "keep"` wants it.
     pub(super) async fn stop(mut self) -> Result<()> {
+        self.switchovers.stop().await;
         let pin_dir = self.config.daemon.pin_dir.display().to_string();
         match self.config.daemon.on_stop {
             OnStop::Keep => {

@@ -7,7 +7,7 @@
 //! histories) are useful.
 
 mod inspect;
-mod reply;
+pub mod reply;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -153,6 +153,14 @@ impl Orders {
         let dialer = Dialer::new(&config.sentinel.login, DEADLINES)?;
         Ok(Self { dialer, resolver, endpoints: config.sentinel.endpoints.clone() })
     }
+
+    /// The same from this Sentinel on: those before it could not be reached a moment ago, and would
+    /// only cost time again.
+    pub fn from(mut self, sentinel: &Endpoint) -> Self {
+        let position = self.endpoints.iter().position(|it| it == sentinel);
+        self.endpoints.drain(..position.unwrap_or_default());
+        self
+    }
 }
 
 /// Whether a failover of `master`, which is `node` now, could be asked for. Changes nothing.

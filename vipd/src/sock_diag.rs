@@ -87,6 +87,16 @@ pub fn destroy(local: IpAddr, limit: Duration) -> io::Result<Destroyed> {
     Ok(destroyed)
 }
 
+/// Whether [`destroy`] would work, asked with a socket that doesn't exist.
+///
+/// # Errors
+///
+/// As of [`destroy`].
+pub fn can_destroy() -> io::Result<()> {
+    let nobody = Found { family: libc::AF_INET as u8, id: [0; SOCKET_ID] };
+    Diag::open()?.destroy(&[nobody]).map(drop)
+}
+
 /// Whether a socket of this host listens for connections to `addr`, be it by its wildcard address.
 ///
 /// # Errors
@@ -359,6 +369,11 @@ mod tests {
             assert!(client.read(&mut [0]).is_err());
         });
         alone.join().unwrap();
+    }
+
+    #[test]
+    fn whether_it_would_work_is_known_beforehand() {
+        can_destroy().unwrap();
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //!              kernel, pins, interfaces, vips, host, sentinels, nodes
 //! ```
 
+mod fast_fail;
 mod host;
 mod interfaces;
 mod kernel;
@@ -54,6 +55,7 @@ struct Facts {
     /// Every interface's name, by index.
     names: BTreeMap<u32, String>,
     host: host::Facts,
+    fast_fail: fast_fail::Facts,
     local_ports: LocalPorts,
     probes: Vec<Probe>,
     sentinels: Result<Vec<Inspection>, String>,
@@ -94,6 +96,7 @@ impl Facts {
             addresses,
             names: links.into_iter().map(|link| (link.ifindex, link.name)).collect(),
             host: host::Facts::gather(&config.daemon.interfaces),
+            fast_fail: fast_fail::Facts::gather(),
             local_ports: LocalPorts::gather(),
             probes,
             sentinels,
@@ -147,6 +150,7 @@ fn judge(config: &Config, facts: &Facts) -> Report {
         &facts.local_ports,
     ));
     findings.extend(sentinels::judge(config, &facts.sentinels, &outlook));
+    findings.extend(fast_fail::judge(config, &facts.fast_fail, asked));
     findings.extend(nodes::judge(
         &facts.nodes,
         &nodes::Context {

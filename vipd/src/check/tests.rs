@@ -96,6 +96,7 @@ fn sentinel(host: u8) -> Inspection {
             run_id: format!("id{host}"),
             version: "7.0.15".to_owned(),
             tilt: false,
+            failover: Ok(()),
             masters: vec![MasterAnswer::Known(known())],
         }),
     }
@@ -160,6 +161,7 @@ fn facts() -> Facts {
         addresses: vec![own],
         names: BTreeMap::from([(LAN, "eth0".to_owned()), (3, "eth1".to_owned())]),
         host: host::Facts::default(),
+        fast_fail: fast_fail::Facts { destroy: Ok(()) },
         local_ports: LocalPorts::default(),
         probes: vec![Probe {
             vip: [198, 18, 0, 250].into(),

@@ -1,6 +1,6 @@
 //! Between [`crate::fast_fail`] and the rest: what it is told, and what it wants done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use tokio::sync::mpsc;
@@ -9,7 +9,7 @@ use vipd_common::maps::Address;
 
 use super::Driver;
 use crate::clock::Monotonic;
-use crate::config::{self, Config, Mode};
+use crate::config::{self, Config, Endpoint, Mode};
 use crate::connect::{Error, SetupError};
 use crate::failover::{Event as Core, State};
 use crate::fast_fail::{Answer, Command, Death, Event, FastFail, Never, Served, Settings};
@@ -26,11 +26,13 @@ pub(super) struct Witness {
     orders: Orders,
     resolver: Resolver,
     done: mpsc::Sender<Done>,
+    /// The Sentinel that the last check has found, the first one that can be reached.
+    found: BTreeMap<MasterId, Endpoint>,
 }
 
 /// What became of what the machine wanted.
 pub(super) enum Done {
-    Checked(MasterId, u64, Result<(), Never>),
+    Checked(MasterId, u64, Result<Endpoint, Never>),
     Asked(MasterId, Result<Accepted, Refusal>),
 }
 
@@ -53,7 +55,7 @@ impl Witness {
             Settings { grace: config.failover.grace(), interval: config.failover.interval() };
         let machine = FastFail::new(settings, config.masters().len());
         let orders = Orders::new(config, resolver.clone())?;
-        Ok(Some(Self { machine, orders, resolver, done }))
+        Ok(Some(Self { machine, orders, resolver, done, found: BTreeMap::new() }))
     }
 
     /// Goes on from what was ordered before a reload.
@@ -162,7 +164,14 @@ impl Driver {
     /// What became of a check or an order.
     pub(super) fn order_done(&mut self, done: Done) {
         let event = match done {
-            Done::Checked(master, number, result) => Event::Checked(master, number, result),
+            Done::Checked(master, number, result) => {
+                let result = result.map(|sentinel| {
+                    if let Some(witness) = &mut self.witness {
+                        witness.found.insert(master, sentinel);
+                    }
+                });
+                Event::Checked(master, number, result)
+            }
             Done::Asked(master, Ok(accepted)) => {
                 info!(
                     master = self.knowledge.name(master),
@@ -226,12 +235,12 @@ impl Driver {
         let is_own = self.is_own(node.ip());
         tokio::spawn(async move {
             let result = match closed(node, is_own) {
-                Ok(()) => order::preconditions(&orders, &name, node).await.map(drop),
+                Ok(()) => order::preconditions(&orders, &name, node).await,
                 Err(never) => {
                     return report(&done, Done::Checked(master, number, Err(never))).await;
                 }
             };
-            let result = result.map_err(Never::Refused);
+            let result = result.map(|ready| ready.sentinel).map_err(Never::Refused);
             report(&done, Done::Checked(master, number, result)).await;
         });
     }
@@ -250,7 +259,10 @@ impl Driver {
         let why = Trigger::FastFail;
         self.tell(Monotonic::now(), Core::Ordered { master, why, limit });
         let Some(witness) = &self.witness else { return };
-        let (orders, done) = (witness.orders.clone(), witness.done.clone());
+        let (mut orders, done) = (witness.orders.clone(), witness.done.clone());
+        if let Some(found) = witness.found.get(&master) {
+            orders = orders.from(found);
+        }
         tokio::spawn(async move {
             let result = order::failover(&orders, &name, node, Manner::Forced).await;
             report(&done, Done::Asked(master, result)).await;

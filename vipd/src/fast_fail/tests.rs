@@ -16,6 +16,10 @@ fn ms(ms: u64) -> Monotonic {
     Monotonic(ms * 1_000_000)
 }
 
+fn settings() -> Settings {
+    Settings { grace: GRACE, interval: INTERVAL }
+}
+
 fn sentinel() -> Endpoint {
     "198.18.0.101:26379".parse().unwrap()
 }
@@ -43,9 +47,8 @@ struct Bench {
 impl Bench {
     /// Everything is well until 100 ms before [`DEATH`].
     fn well() -> Self {
-        let settings = Settings { grace: GRACE, interval: INTERVAL };
-        let mut bench =
-            Self { machine: FastFail::new(settings, 1), commands: Vec::new(), checks: 0 };
+        let machine = FastFail::new(settings(), 1);
+        let mut bench = Self { machine, commands: Vec::new(), checks: 0 };
         bench.tell(0, Event::Sentinels(Sentinels::Ready));
         bench.tell(0, served());
         bench.routine(DEATH - 100);
@@ -372,6 +375,23 @@ fn never_twice_within_the_interval() {
     assert!(matches!(bench.reasons()[..], [Never::TooSoon(_)]), "{:?}", bench.reasons());
     other_dies(&mut bench, DEATH + 30 + 60_000);
     assert_eq!(bench.orders(), 2, "the interval is over");
+}
+
+#[test]
+fn never_twice_within_the_interval_after_a_reload_either() {
+    let mut bench = Bench::well();
+    bench.dies(DEATH);
+    let mut reloaded = Bench::well();
+    let earlier = std::mem::replace(&mut bench.machine, FastFail::new(settings(), 1));
+    // The master has another number there.
+    reloaded.machine.inherit(&earlier, |_| None);
+    reloaded.dies(DEATH);
+    assert_eq!(reloaded.orders(), 1, "another master's order");
+    let mut reloaded = Bench::well();
+    reloaded.machine.inherit(&earlier, Some);
+    reloaded.dies(DEATH + 100);
+    assert_eq!(reloaded.orders(), 0);
+    assert!(matches!(reloaded.reasons()[..], [Never::TooSoon(_)]));
 }
 
 #[test]

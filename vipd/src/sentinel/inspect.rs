@@ -14,6 +14,10 @@ use crate::resolve::Resolver;
 /// A sandwich that something slipped into is read again this often.
 const TORN_ATTEMPTS: usize = 5;
 
+/// Asked for a failover of a master of this name, a Sentinel says that it has none, or that it does
+/// not let vipd ask. A name has no spaces in any configuration.
+const NOBODY: &str = "vipd check: nobody";
+
 /// What is found about one Sentinel.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Inspection {
@@ -34,6 +38,8 @@ pub struct Answer {
     pub version: String,
     /// It is in TILT.
     pub tilt: bool,
+    /// Whether it would let vipd ask for a failover.
+    pub failover: Result<(), Error>,
     /// One for each name asked about, in that order.
     pub masters: Vec<MasterAnswer>,
 }
@@ -98,7 +104,12 @@ async fn ask(
     let requests = link.requests();
     let mut questions = pipe();
     questions.cmd("SENTINEL").arg("MYID").cmd("INFO");
-    let answers = requests.send(&questions).await?;
+    questions.cmd("SENTINEL").arg("FAILOVER").arg(NOBODY);
+    let mut answers = requests.send(&questions).await?;
+    let failover = match answers.pop().map(checked) {
+        Some(Err(error @ Error::NoPerm(_))) => Err(error),
+        Some(_) | None => Ok(()),
+    };
     let texts: Vec<String> =
         answers.into_iter().map(|value| text(&value).unwrap_or_default().to_owned()).collect();
     let [run_id, info] = <[String; 2]>::try_from(texts).unwrap_or_default();
@@ -110,6 +121,7 @@ async fn ask(
         run_id,
         version: info_field(&info, "redis_version").unwrap_or_default().to_owned(),
         tilt: info_field(&info, "sentinel_tilt") == Some("1"),
+        failover,
         masters: Vec::new(),
     };
     for master in masters {

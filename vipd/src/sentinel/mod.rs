@@ -15,6 +15,7 @@
 //! **Permissions.** An ACL user needs `+ping +psubscribe +sentinel|myid +sentinel|master
 //! +sentinel|get-master-addr-by-name +sentinel|replicas +sentinel|sentinels` and all channels
 //! (`&*`). `+client|setname`, `+info` (for TILT) and `+sentinel|ckquorum` (for `check`) are useful.
+//! To be asked for failovers takes more: see [`crate::order`].
 
 mod follow;
 mod inspect;

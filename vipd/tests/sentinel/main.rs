@@ -3,6 +3,7 @@
 mod lab;
 mod login;
 mod nodes;
+mod orders;
 mod refresh;
 
 use std::collections::BTreeMap;

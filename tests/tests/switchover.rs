@@ -1,27 +1,29 @@
 //! `vipd switchover`: nothing is lost when it works, and nothing is changed when it doesn't.
 
 use anyhow::{Result, ensure};
-use vipd_tests::scenario::{Traffic, scenario, verify_after_failover};
-use vipd_tests::switchover::{lost, switch_over, wait_replicas_known};
+use vipd_tests::scenario::scenario;
+use vipd_tests::switchover::Proof;
 use vipd_tests::{Lab, Mode, Options};
 
 #[test]
-fn nat_switches_over_and_loses_no_write() {
-    scenario(Options::mode(Mode::Nat), no_write_is_lost);
+fn nat_twenty_switchovers_under_load_lose_nothing() {
+    scenario(Options::mode(Mode::Nat), |lab| nothing_is_lost(lab, 20));
 }
 
-fn no_write_is_lost(lab: &mut Lab) -> Result<()> {
-    wait_replicas_known(lab)?;
-    let old = lab.master()?;
-    let traffic = Traffic::start(lab, old)?;
-    let ended = switch_over(lab.daemons.get(old).unwrap_or_else(|| lab.daemon()), &[])?;
-    eprintln!("{}", ended.text);
-    ensure!(ended.success, "{}", ended.text);
-    let new = lab.wait_failed_over(old)?;
-    traffic.wait_served_by(&lab.nodes[new])?;
-    let ledgers = traffic.stop();
-    verify_after_failover(lab, &ledgers, new)?;
-    let lost = lost(&ledgers, &lab.nodes[new])?;
+#[test]
+fn dsr_switchovers_under_load_lose_nothing() {
+    scenario(Options::mode(Mode::Dsr), |lab| nothing_is_lost(lab, 5));
+}
+
+#[test]
+fn host_switchovers_under_load_lose_nothing() {
+    scenario(Options::mode(Mode::Host), |lab| nothing_is_lost(lab, 5));
+}
+
+fn nothing_is_lost(lab: &mut Lab, runs: usize) -> Result<()> {
+    let proof = Proof::run(lab, runs)?;
+    eprintln!("{:?}:\n{proof}", lab.options().mode);
+    let lost: Vec<_> = proof.runs.iter().flat_map(|run| &run.lost).collect();
     ensure!(lost.is_empty(), "lost: {lost:?}");
     Ok(())
 }

@@ -91,6 +91,7 @@ impl Host {
             target: Some(target(master, 0, 0)),
             announce: true,
             state: State::Serving,
+            ..Desired::default()
         });
         let mut host = Self {
             may_announce: topology.vips.iter().map(|vip| vip.addr).collect(),

@@ -8,6 +8,7 @@ use crate::clock::Monotonic;
 use crate::config::Config;
 use crate::connect::Error;
 use crate::failover::{Desired, Lineage};
+use crate::fast_fail;
 use crate::model::{MasterId, SentinelId};
 use crate::plan::{Health, Replicas};
 use crate::redis_node;
@@ -183,6 +184,19 @@ impl Knowledge {
                 nodes.into_iter().collect()
             })
             .collect()
+    }
+
+    /// What the configured Sentinels are good for.
+    pub fn readiness(&self) -> fast_fail::Sentinels {
+        let configured = || self.sentinels.values().filter(|it| it.configured);
+        let up = || configured().filter(|it| it.up);
+        if up().any(|it| it.tilt) {
+            fast_fail::Sentinels::Tilt
+        } else if up().count() > configured().count() / 2 {
+            fast_fail::Sentinels::Ready
+        } else {
+            fast_fail::Sentinels::Minority
+        }
     }
 
     /// For status.

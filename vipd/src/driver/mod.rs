@@ -6,6 +6,7 @@
 //! neighbour, possession ────────────────────────────────────────┴▶ plan ──▶ datapath
 //! ```
 
+mod fast_fail;
 mod host;
 mod knowledge;
 mod ownership;
@@ -30,6 +31,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 use vipd_common::maps::{Interface, KernelEvent};
 
+use self::fast_fail::Witness;
 use self::knowledge::Knowledge;
 use self::possession::{Possession, Probed};
 use self::reconcile::Told;
@@ -108,6 +110,8 @@ struct Driver {
     possession: Possession,
     holding: Holding,
     rounds: Rounds,
+    /// With `fast_fail = "refused"`.
+    witness: Option<Witness>,
     /// Masters that somebody served before: in mode `host` their VIPs change hands without a
     /// question.
     settled: BTreeSet<MasterId>,
@@ -185,7 +189,11 @@ impl Driver {
                     let _ = answer.send(reply);
                 }
                 Some(ask) = inputs.switchovers.recv() => self.switchover_asks(ask),
-                () = deadline => self.tell(Monotonic::now(), Event::Tick),
+                Some(done) = inputs.sources.orders.recv() => self.order_done(done),
+                () = deadline => {
+                    self.tell(Monotonic::now(), Event::Tick);
+                    self.suspicions_due();
+                }
                 _ = tick.tick() => {
                     self.look_at_host();
                     self.reconcile();
@@ -205,7 +213,9 @@ impl Driver {
 
     fn deadline(&self) -> Instant {
         let far = Duration::from_secs(3600);
-        let wait = self.failover.deadline().map_or(far, |at| at.since(Monotonic::now()));
+        let deadlines = [self.failover.deadline(), self.suspicion_deadline()];
+        let next = deadlines.into_iter().flatten().min();
+        let wait = next.map_or(far, |at| at.since(Monotonic::now()));
         Instant::now() + wait
     }
 
@@ -278,6 +288,7 @@ impl Driver {
                     self.tell(Monotonic::now(), Event::FirstPacket { master, at });
                 }
             }
+            KernelEvent::REFUSED => self.refused_in_kernel(event.service),
             KernelEvent::RIVAL => {
                 let vip = unmapped_ip(event.addr);
                 let ports = self.ports();

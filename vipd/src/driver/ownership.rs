@@ -1,10 +1,12 @@
 //! Which VIPs are this host's to announce, and which are among its addresses.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 use vipd_common::maps::Address;
 
 use super::Driver;
@@ -17,7 +19,10 @@ use crate::failover::State;
 use crate::holding::is_held;
 use crate::netdev::HostAddress;
 use crate::plan::{Service, Step, Vip};
+use crate::sock_diag::{self, Destroyed};
 
+/// Ending the connections of one VIP may take this long; some 100,000 end within it.
+const ENDING: Duration = Duration::from_millis(300);
 /// The lease is renewed this many times before it would run out.
 const RENEWALS: u32 = 8;
 
@@ -127,9 +132,11 @@ impl Driver {
         all
     }
 
-    /// Takes from it those that it must not have.
+    /// Takes from it those that it must not have. Their connections end first, each with a reset to the
+    /// client: without the address the kernel could send none.
     pub(super) fn release(&mut self, vips: &[HostAddress]) {
         for vip in vips {
+            end_connections(vip.address);
             self.holding.release(vip);
             self.network.addresses.retain(|own| own != vip);
         }
@@ -206,5 +213,29 @@ impl Driver {
         self.release(&own);
         self.holding.restore();
         Ok(silenced?)
+    }
+}
+
+/// Ends every connection of this host to a VIP.
+fn end_connections(vip: IpAddr) {
+    match sock_diag::destroy(vip, ENDING) {
+        Ok(Destroyed { sockets: 0, left: 0 }) => {}
+        Ok(Destroyed { sockets, left: 0 }) => info!(%vip, sockets, "connections ended"),
+        Ok(Destroyed { sockets, left }) => {
+            warn!(%vip, sockets, left, "not all connections could be ended in time");
+        }
+        Err(error) => warn!(
+            "the connections to the VIP {vip} can't be ended, and who only waits on one will not \
+             notice that it has left this host: {error}{}",
+            hint(&error)
+        ),
+    }
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => "; it takes CAP_NET_ADMIN",
+        Some(libc::EOPNOTSUPP) => "; the kernel was built without CONFIG_INET_DIAG_DESTROY",
+        _ => "",
     }
 }

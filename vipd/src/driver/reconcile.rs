@@ -72,6 +72,7 @@ impl Driver {
         };
         self.possession.update(&situation, Instant::now());
         self.rounds.update(&self.questions(), Instant::now());
+        self.tell_witness();
     }
 
     fn plan(&self) -> Plan {

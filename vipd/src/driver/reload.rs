@@ -98,8 +98,13 @@ impl Driver {
     }
 
     fn go_over_to(&mut self, parts: Parts) {
-        let Parts { config, topology, failover, mut knowledge, watchers, followers } = parts;
+        let Parts { config, topology, failover, mut knowledge, watchers, followers, mut witness } =
+            parts;
         knowledge.inherit(&self.knowledge);
+        if let (Some(later), Some(earlier)) = (&mut witness, &self.witness) {
+            later.inherit(earlier, |master| knowledge.master(self.knowledge.name(master)));
+        }
+        self.witness = witness;
         self.failovers = mem::take(&mut self.failovers)
             .into_iter()
             .filter_map(|told| {

@@ -26,6 +26,7 @@ impl Driver {
         if self.knowledge.sentinel_said(&report) {
             self.nodes_changed();
         }
+        self.sentinels_changed();
         let now = Monotonic::now();
         match report {
             Report::Up { sentinel, .. } => {
@@ -78,6 +79,7 @@ impl Driver {
             Err(_) => Role::NoAnswer,
         };
         self.tell(report.at, Event::Role { node: report.node, role });
+        self.suspect(&report);
     }
 
     /// What a Sentinel says of a node that no Sentinel has named as a replica is no reason to park:

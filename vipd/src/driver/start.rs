@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::info;
 use vipd_common::maps::Address;
 
+use super::fast_fail::{Done, Witness};
 use super::knowledge::Knowledge;
 use super::possession::Possession;
 use super::rounds::Rounds;
@@ -38,12 +39,15 @@ pub(super) struct Parts {
     pub(super) knowledge: Knowledge,
     pub(super) watchers: Watchers,
     pub(super) followers: Followers,
+    pub(super) witness: Option<Witness>,
 }
 
 /// What [`Parts`] report by.
 pub(super) struct Sources {
     pub(super) sentinels: mpsc::Receiver<sentinel::Report>,
     pub(super) nodes: mpsc::Receiver<redis_node::Report>,
+    /// What became of checks and orders.
+    pub(super) orders: mpsc::Receiver<Done>,
 }
 
 impl Parts {
@@ -73,10 +77,12 @@ impl Parts {
         let (node_reports, nodes) = mpsc::channel(QUEUE);
         let resolver = Resolver::default();
         let watchers = Watchers::new(&config.redis.login, resolver.clone(), node_reports)?;
+        let (done, orders) = mpsc::channel(QUEUE);
+        let witness = Witness::new(&config, resolver.clone(), done)?;
         let followers = Followers::spawn(&config, resolver, sentinel_reports)?;
         let knowledge = Knowledge::new(&config);
-        let parts = Self { config, topology, failover, knowledge, watchers, followers };
-        Ok((parts, Sources { sentinels, nodes }))
+        let parts = Self { config, topology, failover, knowledge, watchers, followers, witness };
+        Ok((parts, Sources { sentinels, nodes, orders }))
     }
 }
 
@@ -129,7 +135,7 @@ impl Driver {
         let leased = adopted.lease > Monotonic::now();
         let (parts, mut sources) =
             Parts::new(config, &adopted.actual, adopted.lease, &BTreeSet::new())?;
-        let Parts { config, topology, failover, knowledge, watchers, followers } = parts;
+        let Parts { config, topology, failover, knowledge, watchers, followers, witness } = parts;
         let (possession, probes) =
             Possession::new(&adopted.actual, Schedule::from(&config.announce))?;
         let (rounds, answers) = Rounds::new();
@@ -153,6 +159,7 @@ impl Driver {
             possession,
             holding,
             rounds,
+            witness,
             settled,
             failovers: VecDeque::new(),
             switchovers,

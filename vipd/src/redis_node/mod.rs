@@ -76,6 +76,8 @@ enum Urgency {
     Routine,
     /// Every few milliseconds, until it is master. The number tells one request from the next.
     Pressing(u64),
+    /// Every few milliseconds, whatever it answers.
+    Suspected(u64),
 }
 
 impl Watchers {
@@ -124,13 +126,13 @@ impl Watchers {
     /// master, [`Watchers::stop`] or the next call. A node that isn't watched is from now on,
     /// until the next [`Watchers::watch`] without it.
     pub fn ask(&mut self, node: SocketAddr) {
-        if !self.nodes.contains_key(&node) {
-            self.start(node);
-        }
-        if let Some(watcher) = self.nodes.get(&node) {
-            self.asked += 1;
-            watcher.urgency.send_replace(Urgency::Pressing(self.asked));
-        }
+        self.press(node, Urgency::Pressing);
+    }
+
+    /// Asks this node at once, and again every few milliseconds, always as often and whatever it
+    /// answers, until [`Watchers::stop`] or [`Watchers::ask`]. Otherwise like that.
+    pub fn suspect(&mut self, node: SocketAddr) {
+        self.press(node, Urgency::Suspected);
     }
 
     /// Back to asking each second.
@@ -146,6 +148,16 @@ impl Watchers {
             watcher.task.abort();
             // Its only results are cancellation and a panic that was reported already.
             let _ = watcher.task.await;
+        }
+    }
+
+    fn press(&mut self, node: SocketAddr, how: fn(u64) -> Urgency) {
+        if !self.nodes.contains_key(&node) {
+            self.start(node);
+        }
+        if let Some(watcher) = self.nodes.get(&node) {
+            self.asked += 1;
+            watcher.urgency.send_replace(how(self.asked));
         }
     }
 

@@ -16,6 +16,8 @@ use crate::resolve::Resolver;
 const ROUTINE: Duration = Duration::from_secs(1);
 /// Delays between questions, and between attempts to connect, while pressed.
 const PRESSING: Backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(100));
+/// The same while it is suspected to be gone: not to be slowed down while the grace runs.
+const SUSPECTED: Backoff = Backoff::new(Duration::from_millis(4), Duration::from_millis(4));
 /// Delays between attempts to connect otherwise.
 const RECONNECT: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 /// A connection that is cut after a shorter time is not reconnected at once.
@@ -83,14 +85,14 @@ impl Watch {
                 Some(Err(error)) => self.report(Err(error), None, Monotonic::now()).await?,
                 // Pressed in between.
                 None => {
-                    self.pace.reset();
+                    self.pace = self.anew();
                     continue;
                 }
             }
             let delay = if self.is_pressed() { self.pace.delay() } else { routine.delay() };
             tokio::select! {
                 () = sleep(delay) => {}
-                result = pressed_anew(&mut self.urgency) => { result?; self.pace.reset(); }
+                result = pressed_anew(&mut self.urgency) => { result?; self.pace = self.anew(); }
             }
         }
     }
@@ -136,7 +138,7 @@ impl Watch {
             tokio::select! {
                 () = sleep_until(next) => {}
                 () = link.closed() => return Ok(()),
-                result = pressed_anew(&mut self.urgency) => { result?; self.pace.reset(); }
+                result = pressed_anew(&mut self.urgency) => { result?; self.pace = self.anew(); }
             }
         }
     }
@@ -160,6 +162,15 @@ impl Watch {
         match *self.urgency.borrow() {
             Urgency::Routine => false,
             Urgency::Pressing(request) => self.answered != Some(request),
+            Urgency::Suspected(_) => true,
+        }
+    }
+
+    /// The pace of a request that has just come.
+    fn anew(&self) -> Backoff {
+        match *self.urgency.borrow() {
+            Urgency::Routine | Urgency::Pressing(_) => PRESSING,
+            Urgency::Suspected(_) => SUSPECTED,
         }
     }
 }
@@ -188,8 +199,9 @@ async fn question(link: &Link, full: bool) -> (Result<Role, Error>, Option<Repli
 async fn pressed_anew(urgency: &mut watch::Receiver<Urgency>) -> Result<(), Unheard> {
     loop {
         urgency.changed().await.map_err(|_| Unheard)?;
-        if matches!(*urgency.borrow_and_update(), Urgency::Pressing(_)) {
-            return Ok(());
+        match *urgency.borrow_and_update() {
+            Urgency::Pressing(_) | Urgency::Suspected(_) => return Ok(()),
+            Urgency::Routine => {}
         }
     }
 }

@@ -1,4 +1,6 @@
-//! Properties that hold for every interleaving of events.
+//! Properties that hold for every interleaving of events, and for every history of a deployment.
+
+mod deployment;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,6 +8,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::OnSentinelLoss;
+
+use self::deployment::{Deployment, Fault};
 
 const SENTINELS: usize = 5;
 const CONFIGURED: usize = 3;
@@ -152,7 +156,11 @@ impl Checked {
     }
 
     fn handle(&mut self, after_ms: u64, event: Event) {
-        self.now = self.now + Duration::from_millis(after_ms);
+        self.handle_at(self.now + Duration::from_millis(after_ms), event);
+    }
+
+    fn handle_at(&mut self, now: Monotonic, event: Event) {
+        self.now = now;
         let before = self.desired();
         match event {
             Event::Claim { sentinel, target, .. } => {
@@ -348,5 +356,48 @@ proptest! {
             checked.desired(),
             serving(newest)
         );
+    }
+}
+
+fn any_fault() -> impl Strategy<Value = Fault> {
+    let node = 0..deployment::NODES;
+    let sentinel = 0..deployment::SENTINELS;
+    prop_oneof![
+        3 => node.clone().prop_map(Fault::Kill),
+        3 => node.clone().prop_map(Fault::Restart),
+        2 => sentinel.clone().prop_map(Fault::KillSentinel),
+        2 => sentinel.clone().prop_map(Fault::RestartSentinel),
+        2 => sentinel.clone().prop_map(Fault::Cut),
+        2 => sentinel.clone().prop_map(Fault::Mend),
+        3 => sentinel.clone().prop_map(Fault::Manual),
+        2 => (sentinel.clone(), node).prop_map(|(s, n)| Fault::Lie(s, n)),
+        1 => sentinel.prop_map(Fault::GiveUp),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever happens, no epoch has two owners, nothing is served without its own word, nobody is
+    /// parked for long; and when everybody is back, the Sentinels' master is served.
+    #[test]
+    fn a_deployment_is_followed_through_every_history(
+        settings in settings(),
+        chances in prop::collection::vec(any::<u8>(), 16..64),
+        history in prop::collection::vec((0..4_000_u64, any_fault()), 0..24),
+    ) {
+        let mut deployment = Deployment::new(&settings, chances);
+        deployment.run(1_500);
+        for (ms, fault) in history {
+            deployment.inflict(fault);
+            deployment.run(ms);
+        }
+        deployment.mend_everything();
+        deployment.run(90_000);
+        let master = deployment.master().expect("the model's Sentinels agree on a live master");
+        let desired = deployment.machine.desired();
+        prop_assert_eq!(desired.serves(), Some(master));
+        prop_assert_eq!(desired.state, State::Serving);
+        prop_assert!(desired.announce && !desired.parked);
     }
 }

@@ -1,0 +1,353 @@
+//! One master, watched.
+
+use std::collections::BTreeMap;
+use std::mem::discriminant;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{
+    Answer, Command, Death, GAP, Never, PATIENCE, REST, SEEN, Sentinels, Served, Settings,
+};
+use crate::clock::Monotonic;
+use crate::model::MasterId;
+
+/// What is known of one master.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Watch {
+    /// Who is served now, if that is certain.
+    served: Option<Served>,
+    /// Of whom the rest speaks: who was served last.
+    about: Option<SocketAddr>,
+    /// When it answered as master last.
+    seen: Option<Monotonic>,
+    /// What its replicas said.
+    replicas: BTreeMap<SocketAddr, Link>,
+    /// It is asked every few milliseconds because of a hint.
+    pressed: bool,
+    suspicion: Option<Suspicion>,
+    /// Of the last order …
+    ordered: Option<Monotonic>,
+    /// … and of the one before, should the last be refused.
+    ordered_before: Option<Monotonic>,
+    /// Before this, nothing is looked at again.
+    rest: Option<Monotonic>,
+    /// Checks so far.
+    checks: u64,
+}
+
+/// A replica's connection to the master.
+#[derive(Clone, Copy, Default, Debug)]
+struct Link {
+    /// When it was connected last.
+    up: Option<Monotonic>,
+    /// When it was not, last.
+    down: Option<Monotonic>,
+}
+
+/// The node refuses connections.
+#[derive(Clone, Debug)]
+struct Suspicion {
+    /// The first refusal of all in a row.
+    since: Monotonic,
+    /// The first of those with no gap between them.
+    steady: Monotonic,
+    /// The last one.
+    last: Monotonic,
+    refusals: u32,
+    attempt: Attempt,
+    /// What the operator was told.
+    told: Vec<Never>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+enum Attempt {
+    /// The grace runs, and the check of that number.
+    Gathering { begun: Monotonic, check: u64, passed: bool },
+    /// Something was missing.
+    Resting,
+    /// The order is on its way, or was accepted.
+    Ordered,
+}
+
+/// One event for one master.
+pub(super) struct Turn<'a> {
+    pub(super) watch: &'a mut Watch,
+    pub(super) id: MasterId,
+    pub(super) now: Monotonic,
+    pub(super) settings: &'a Settings,
+    pub(super) sentinels: Sentinels,
+    pub(super) out: &'a mut Vec<Command>,
+}
+
+impl Watch {
+    /// The node, and its replicas.
+    fn nodes(&self) -> impl Iterator<Item = SocketAddr> {
+        let served = self.served.iter();
+        served.flat_map(|it| [it.node].into_iter().chain(it.replicas.iter().copied()))
+    }
+
+    pub(super) fn inherit(&mut self, earlier: &Self) {
+        self.ordered = earlier.ordered;
+    }
+
+    pub(super) fn deadline(&self, grace: Duration) -> Option<Monotonic> {
+        match self.suspicion.as_ref()?.attempt {
+            Attempt::Gathering { begun, .. } => Some(begun + grace + PATIENCE),
+            // The next refusal is the reason to look again.
+            Attempt::Resting | Attempt::Ordered => None,
+        }
+    }
+}
+
+impl Turn<'_> {
+    pub(super) fn served(&mut self, served: Option<Served>) {
+        if self.watch.served == served {
+            return;
+        }
+        let node = served.as_ref().map(|served| served.node);
+        if node.is_none() || node != self.watch.about {
+            self.calm();
+        }
+        if let Some(node) = node
+            && self.watch.about != Some(node)
+        {
+            self.watch.about = Some(node);
+            self.watch.seen = None;
+            self.watch.replicas.clear();
+        }
+        // Others may be pressed than before.
+        let gathering = self.is_gathering();
+        self.release();
+        self.watch.served = served;
+        if gathering {
+            self.press();
+        }
+    }
+
+    pub(super) fn heard(&mut self, node: SocketAddr, answer: Answer) {
+        if self.watch.about != Some(node) {
+            return self.heard_replica(node, answer);
+        }
+        // If it refuses, everybody is pressed in a moment.
+        if std::mem::take(&mut self.watch.pressed) {
+            self.out.push(Command::Release(node));
+        }
+        match answer {
+            Answer::Refused => self.refused(node),
+            Answer::Master => {
+                self.watch.seen = Some(self.now);
+                self.watch.rest = None;
+                self.recovered();
+            }
+            Answer::Replica(_) | Answer::Present => self.recovered(),
+            Answer::Silent => self.calm(),
+        }
+    }
+
+    fn heard_replica(&mut self, node: SocketAddr, answer: Answer) {
+        let Answer::Replica(of) = answer else { return };
+        let is_one = |served: &Served| served.replicas.contains(&node);
+        if !self.watch.served.as_ref().is_some_and(is_one) {
+            return;
+        }
+        let link = self.watch.replicas.entry(node).or_default();
+        if of == self.watch.about {
+            link.up = Some(self.now);
+        } else {
+            link.down = Some(self.now);
+        }
+        self.decide();
+    }
+
+    fn recovered(&mut self) {
+        let Some(Suspicion { since, ref attempt, .. }) = self.watch.suspicion else { return };
+        if *attempt != Attempt::Ordered {
+            self.out.push(Command::Recovered(self.id, self.now.since(since)));
+        }
+        self.calm();
+    }
+
+    fn refused(&mut self, node: SocketAddr) {
+        if self.watch.served.is_none() {
+            return;
+        }
+        let gap = GAP.max(self.settings.grace);
+        let now = self.now;
+        let suspicion = self.watch.suspicion.get_or_insert_with(|| Suspicion {
+            since: now,
+            steady: now,
+            last: now,
+            refusals: 0,
+            attempt: Attempt::Resting,
+            told: Vec::new(),
+        });
+        if now.since(suspicion.last) > gap {
+            suspicion.steady = now;
+        }
+        suspicion.last = now;
+        suspicion.refusals = suspicion.refusals.saturating_add(1);
+        if suspicion.attempt == Attempt::Resting && self.watch.rest.is_none_or(|rest| rest <= now) {
+            self.begin(node);
+        }
+        self.decide();
+    }
+
+    /// Looks at everything, if there is any point in it.
+    fn begin(&mut self, node: SocketAddr) {
+        if let Some(never) = self.hopeless() {
+            return self.give_up(never);
+        }
+        self.watch.checks += 1;
+        let check = self.watch.checks;
+        if let Some(suspicion) = &mut self.watch.suspicion {
+            suspicion.attempt = Attempt::Gathering { begun: self.now, check, passed: false };
+        }
+        self.press();
+        self.out.push(Command::Check(self.id, node, check));
+    }
+
+    /// Whatever can't change while the node refuses, or not for long.
+    fn hopeless(&self) -> Option<Never> {
+        let since = self.watch.suspicion.as_ref()?.since;
+        if self.watch.seen.is_none_or(|seen| since.since(seen) > SEEN) {
+            return Some(Never::NotSeen);
+        }
+        let ago = self.now.since(self.watch.ordered?);
+        (ago < self.settings.interval).then_some(Never::TooSoon(ago))
+    }
+
+    pub(super) fn checked(&mut self, number: u64, result: Result<(), Never>) {
+        let Some(Suspicion { attempt: Attempt::Gathering { check, passed, .. }, .. }) =
+            &mut self.watch.suspicion
+        else {
+            return;
+        };
+        // One of an earlier death says nothing about this one.
+        if *check != number {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                *passed = true;
+                self.decide();
+            }
+            Err(never) => self.give_up(never),
+        }
+    }
+
+    /// Orders, if everything is proven; gives up when it is too late.
+    pub(super) fn decide(&mut self) {
+        let Some(suspicion) = &self.watch.suspicion else { return };
+        let Attempt::Gathering { begun, passed, .. } = suspicion.attempt else { return };
+        let Some(served) = &self.watch.served else { return };
+        let (since, until) = (suspicion.since, suspicion.last);
+        let missing = self.missing(suspicion, passed);
+        let is_steady = until.since(suspicion.steady) >= self.settings.grace;
+        match missing {
+            None if is_steady => {
+                let refusals = suspicion.refusals;
+                let death = Death { node: served.node, since, until, refusals };
+                self.release();
+                self.watch.ordered_before = self.watch.ordered.replace(self.now);
+                if let Some(suspicion) = &mut self.watch.suspicion {
+                    suspicion.attempt = Attempt::Ordered;
+                }
+                self.out.push(Command::Order(self.id, death));
+            }
+            Some(never) if self.now >= begun + self.settings.grace + PATIENCE => {
+                self.give_up(never);
+            }
+            // Not refused often enough: it is slow to answer at all.
+            None if self.now >= begun + self.settings.grace + PATIENCE => self.rest(),
+            Some(_) | None => {}
+        }
+    }
+
+    /// What a proof lacks, beside the grace.
+    fn missing(&self, suspicion: &Suspicion, passed: bool) -> Option<Never> {
+        match self.sentinels {
+            Sentinels::Ready => {}
+            Sentinels::Tilt => return Some(Never::Tilt),
+            Sentinels::Minority => return Some(Never::Minority),
+        }
+        let since = suspicion.since;
+        let mut witness = false;
+        for (replica, link) in &self.watch.replicas {
+            let up_now = link.up.is_some_and(|up| up >= since && link.down.is_none_or(|d| d <= up));
+            if up_now {
+                return Some(Never::Contradicted(*replica));
+            }
+            let was_up = link.up.is_some_and(|up| since.since(up) <= SEEN);
+            witness |= was_up && link.down.is_some_and(|down| down >= since);
+        }
+        if !witness {
+            return Some(Never::NoReplica);
+        }
+        (!passed).then_some(Never::Unanswered)
+    }
+
+    pub(super) fn asked(&mut self, result: Result<(), Never>) {
+        let Err(never) = result else { return };
+        self.watch.ordered = self.watch.ordered_before;
+        // Usually it is parked meanwhile, and the suspicion forgotten.
+        self.watch.rest = Some(self.now + REST);
+        match &mut self.watch.suspicion {
+            Some(_) => self.give_up(never),
+            None => self.out.push(Command::GiveUp(self.id, never)),
+        }
+    }
+
+    pub(super) fn hinted(&mut self) {
+        let Some(served) = &self.watch.served else { return };
+        if self.watch.suspicion.is_none() && !self.watch.pressed {
+            self.watch.pressed = true;
+            self.out.push(Command::Press(served.node));
+        }
+    }
+
+    fn give_up(&mut self, never: Never) {
+        self.rest();
+        let Some(suspicion) = &mut self.watch.suspicion else { return };
+        if suspicion.told.iter().any(|told| discriminant(told) == discriminant(&never)) {
+            return;
+        }
+        suspicion.told.push(never.clone());
+        self.out.push(Command::GiveUp(self.id, never));
+    }
+
+    fn rest(&mut self) {
+        self.release();
+        self.watch.rest = Some(self.now + REST);
+        if let Some(suspicion) = &mut self.watch.suspicion {
+            suspicion.attempt = Attempt::Resting;
+        }
+    }
+
+    /// Nothing is suspected any more.
+    fn calm(&mut self) {
+        self.release();
+        self.watch.suspicion = None;
+        if std::mem::take(&mut self.watch.pressed)
+            && let Some(node) = self.watch.about
+        {
+            self.out.push(Command::Release(node));
+        }
+    }
+
+    fn is_gathering(&self) -> bool {
+        let gathering = |it: &Suspicion| matches!(it.attempt, Attempt::Gathering { .. });
+        self.watch.suspicion.as_ref().is_some_and(gathering)
+    }
+
+    /// Whoever can prove something is asked all the time …
+    fn press(&mut self) {
+        self.out.extend(self.watch.nodes().map(Command::Press));
+    }
+
+    /// … and no longer is.
+    fn release(&mut self) {
+        if self.is_gathering() {
+            self.out.extend(self.watch.nodes().map(Command::Release));
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! TCP sockets of this host, through the kernel's sock_diag: destroying those of a VIP that leaves,
+//! and finding out whether anybody listens on a port.
+//!
+//! **Why destroy.** In mode `host` clients are connected to sockets of this host. When the VIP goes
+//! to another one, the kernel here keeps these connections: a client that only waits (BLPOP,
+//! SUBSCRIBE) would never hear that it waits at the wrong place. `SOCK_DESTROY` (tcp_abort in
+//! net/ipv4/tcp.c) ends each with a reset to the client, and Redis sees ECONNABORTED. It has to be
+//! done while the VIP is still an address of this host: the resets are sent from it.
+//!
+//! Needs CAP_NET_ADMIN, and a kernel with CONFIG_INET_DIAG_DESTROY (4.5; distributions have it).
+//! Everything happens in the network namespace of the calling thread, and blocks it for some
+//! microseconds a socket, never longer than the caller allows.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
+use rtnetlink::sys::{Socket, SocketAddr as NetlinkAddr};
+
+use crate::netdev::netlink::split;
+
+/// linux/netlink.h
+const NETLINK_SOCK_DIAG: isize = 4;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_ACK: u16 = 4;
+const NLM_F_DUMP: u16 = 0x300;
+/// linux/sock_diag.h
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const SOCK_DESTROY: u16 = 21;
+/// linux/inet_diag.h: the attribute with a filter, and its operation "the local address is".
+const INET_DIAG_REQ_BYTECODE: u16 = 1;
+const INET_DIAG_BC_S_COND: u8 = 7;
+
+/// net/tcp_states.h, as bits: everything that has a peer to be told. Not those that listen (the
+/// Redis that does is to go on), nor TIME_WAIT, whose peer is done.
+const CONNECTED: u32 = bit(1) | bit(2) | bit(3) | bit(4) | bit(5) | bit(8) | bit(9) | bit(11);
+const LISTENING: u32 = bit(10);
+
+const HEADER: usize = 16;
+/// `struct inet_diag_sockid`: ports, addresses, interface, cookie.
+const SOCKET_ID: usize = 48;
+/// `struct inet_diag_req_v2`: family, protocol, extensions, padding, states, and the id.
+const REQUEST: usize = 8 + SOCKET_ID;
+
+const RECEIVE_BYTES: usize = 64 * 1024;
+/// Datagrams of one dump: each holds some hundred sockets.
+const MAX_DATAGRAMS: usize = 16_384;
+/// Requests in one write; their acknowledgments must fit into the socket's buffer.
+const BATCH: usize = 64;
+/// No single wait for the kernel is longer, though it answers at once.
+const TIMEOUT_MS: i64 = 500;
+
+/// What became of the sockets of an address.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Destroyed {
+    /// Destroyed.
+    pub sockets: usize,
+    /// Left, for lack of time.
+    pub left: usize,
+}
+
+/// Ends every TCP connection of this host whose own end is `local`, in at most about `limit`. Those
+/// that end by themselves meanwhile are no error.
+///
+/// # Errors
+///
+/// The kernel's: EPERM without CAP_NET_ADMIN, EOPNOTSUPP without CONFIG_INET_DIAG_DESTROY.
+pub fn destroy(local: IpAddr, limit: Duration) -> io::Result<Destroyed> {
+    let begun = Instant::now();
+    let mut diag = Diag::open()?;
+    let mut found = Vec::new();
+    for family in families(local) {
+        found.extend(diag.dump(family, CONNECTED, Some(local))?);
+    }
+    let mut destroyed = Destroyed { sockets: 0, left: found.len() };
+    for batch in found.chunks(BATCH) {
+        if begun.elapsed() >= limit {
+            break;
+        }
+        destroyed.sockets += diag.destroy(batch)?;
+        destroyed.left -= batch.len();
+    }
+    Ok(destroyed)
+}
+
+/// Whether a socket of this host listens for connections to `addr`, be it by its wildcard address.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn is_listening(addr: SocketAddr) -> io::Result<bool> {
+    let mut diag = Diag::open()?;
+    for family in families(addr.ip()) {
+        let listening = diag.dump(family, LISTENING, None)?;
+        if listening.iter().any(|found| found.listens_for(addr)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Connections to an IPv4 address may be an IPv6 socket's (`::ffff:a.b.c.d`).
+fn families(ip: IpAddr) -> impl Iterator<Item = u8> {
+    let v4 = ip.is_ipv4().then_some(libc::AF_INET as u8);
+    v4.into_iter().chain([libc::AF_INET6 as u8])
+}
+
+/// A socket, as the kernel names it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Found {
+    family: u8,
+    /// `struct inet_diag_sockid`, unchanged: it is what a request names the socket by.
+    id: [u8; SOCKET_ID],
+}
+
+impl Found {
+    /// From `struct inet_diag_msg`.
+    fn parse(message: &[u8]) -> Option<Self> {
+        let id = message.get(4..4 + SOCKET_ID)?.try_into().ok()?;
+        Some(Self { family: *message.first()?, id })
+    }
+
+    fn listens_for(&self, addr: SocketAddr) -> bool {
+        let local = self.local();
+        local.port() == addr.port() && (local.ip().is_unspecified() || local.ip() == addr.ip())
+    }
+
+    fn local(&self) -> SocketAddr {
+        let port = u16::from_be_bytes([self.id[0], self.id[1]]);
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&self.id[4..20]);
+        let ip = if self.family == libc::AF_INET as u8 {
+            IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]])
+        } else {
+            Ipv6Addr::from(bytes).to_canonical()
+        };
+        SocketAddr::new(ip, port)
+    }
+}
+
+/// A NETLINK_SOCK_DIAG socket.
+struct Diag {
+    socket: Socket,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Diag {
+    fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
+        socket.bind_auto()?;
+        socket.connect(&NetlinkAddr::new(0, 0))?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(TIMEOUT_MS))?;
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(RECEIVE_BYTES) })
+    }
+
+    /// TCP sockets of this family in these states, all or those with this local address.
+    fn dump(&mut self, family: u8, states: u32, local: Option<IpAddr>) -> io::Result<Vec<Found>> {
+        self.sequence += 1;
+        let sequence = self.sequence;
+        let filter = local.map(local_is).unwrap_or_default();
+        let mut request = Vec::new();
+        let payload = Request { family, states, id: &[0; SOCKET_ID], filter: &filter };
+        let flags = NLM_F_REQUEST | NLM_F_DUMP;
+        payload.write(&mut request, SOCK_DIAG_BY_FAMILY, flags, sequence);
+        self.socket.send(&request, 0)?;
+        let mut found = Vec::new();
+        for _ in 0..MAX_DATAGRAMS {
+            self.buffer.clear();
+            self.socket.recv(&mut self.buffer, 0)?;
+            let mut rest = self.buffer.as_slice();
+            while let Some((bytes, next)) = split(rest) {
+                rest = next;
+                let Some(message) = Message::parse(bytes) else { continue };
+                match message.kind {
+                    _ if message.sequence != sequence => {}
+                    NLMSG_DONE => return Ok(found),
+                    NLMSG_ERROR => return message.result().map(|()| found),
+                    _ => found.extend(Found::parse(message.payload)),
+                }
+            }
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidData, "a sock_diag answer without an end"))
+    }
+
+    /// Destroys these, at most [`BATCH`]; returns how many were still there.
+    fn destroy(&mut self, batch: &[Found]) -> io::Result<usize> {
+        let mut requests = Vec::new();
+        let first = self.sequence + 1;
+        for found in batch {
+            self.sequence += 1;
+            let payload = Request { family: found.family, states: 0, id: &found.id, filter: &[] };
+            let flags = NLM_F_REQUEST | NLM_F_ACK;
+            payload.write(&mut requests, SOCK_DESTROY, flags, self.sequence);
+        }
+        self.socket.send(&requests, 0)?;
+        let (mut answered, mut destroyed) = (0, 0);
+        // Each answer is a datagram of its own at worst.
+        for _ in 0..MAX_DATAGRAMS {
+            if answered == batch.len() {
+                break;
+            }
+            self.buffer.clear();
+            self.socket.recv(&mut self.buffer, 0)?;
+            let mut rest = self.buffer.as_slice();
+            while let Some((bytes, next)) = split(rest) {
+                rest = next;
+                let Some(message) = Message::parse(bytes) else { continue };
+                if message.kind != NLMSG_ERROR || message.sequence < first {
+                    continue;
+                }
+                answered += 1;
+                match message.result() {
+                    Ok(()) => destroyed += 1,
+                    // It ended by itself.
+                    Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(destroyed)
+    }
+}
+
+/// A request for sockets, or for the end of one.
+struct Request<'a> {
+    family: u8,
+    states: u32,
+    id: &'a [u8; SOCKET_ID],
+    /// A netlink attribute, or nothing.
+    filter: &'a [u8],
+}
+
+impl Request<'_> {
+    fn write(&self, out: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32) {
+        let length = (HEADER + REQUEST + self.filter.len()) as u32;
+        out.extend(length.to_ne_bytes());
+        out.extend(kind.to_ne_bytes());
+        out.extend(flags.to_ne_bytes());
+        out.extend(sequence.to_ne_bytes());
+        out.extend([0; 4]);
+        out.extend([self.family, libc::IPPROTO_TCP as u8, 0, 0]);
+        out.extend(self.states.to_ne_bytes());
+        out.extend(self.id);
+        out.extend(self.filter);
+    }
+}
+
+/// The kernel's filter "the local address is this one": one operation with its condition. `yes` and
+/// `no` are how far to go on in the code; past its end by 4 means that the socket is not wanted
+/// (`inet_diag_bc_run`).
+fn local_is(ip: IpAddr) -> Vec<u8> {
+    let (family, octets) = match ip {
+        IpAddr::V4(v4) => (libc::AF_INET as u8, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (libc::AF_INET6 as u8, v6.octets().to_vec()),
+    };
+    // struct inet_diag_bc_op, struct inet_diag_hostcond
+    let code = 4 + 8 + octets.len();
+    let mut filter = Vec::new();
+    filter.extend(((4 + code) as u16).to_ne_bytes());
+    filter.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
+    filter.extend([INET_DIAG_BC_S_COND, code as u8]);
+    filter.extend(((code + 4) as u16).to_ne_bytes());
+    filter.extend([family, (octets.len() * 8) as u8, 0, 0]);
+    // Any port.
+    filter.extend((-1_i32).to_ne_bytes());
+    filter.extend(octets);
+    filter
+}
+
+struct Message<'a> {
+    kind: u16,
+    sequence: u32,
+    payload: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
+        Some(Self {
+            kind: u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?),
+            sequence: u32::from_ne_bytes(bytes.get(8..12)?.try_into().ok()?),
+            payload: bytes.get(HEADER..)?,
+        })
+    }
+
+    /// Of an acknowledgment: 0, or an errno below it.
+    fn result(&self) -> io::Result<()> {
+        let code = self.payload.get(..4).and_then(|code| code.try_into().ok());
+        match code.map(i32::from_ne_bytes) {
+            Some(0) => Ok(()),
+            Some(code) => Err(io::Error::from_raw_os_error(-code)),
+            None => Err(io::Error::from(io::ErrorKind::InvalidData)),
+        }
+    }
+}
+
+const fn bit(state: u32) -> u32 {
+    1 << state
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::{TcpListener, TcpStream};
+    use std::process::Command;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// Connected through loopback, which has a whole /8: the server's end and the client's.
+    fn connect(listener: &TcpListener, to: SocketAddr) -> (TcpStream, TcpStream) {
+        let client = TcpStream::connect(to).unwrap();
+        client.set_read_timeout(Some(LIMIT)).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        (server, client)
+    }
+
+    #[test]
+    fn exactly_the_connections_of_an_address_are_reset_and_its_listeners_stay() {
+        for bind in ["0.0.0.0:0", "[::]:0"] {
+            let listener = TcpListener::bind(bind).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let vip = SocketAddr::from(([127, 18, 0, 250], port));
+            let other = SocketAddr::from(([127, 18, 0, 251], port));
+            let mut ends: Vec<_> = (0..200).map(|_| connect(&listener, vip)).collect();
+            let (_server, mut kept) = connect(&listener, other);
+
+            let destroyed = destroy(vip.ip(), LIMIT).unwrap();
+            assert_eq!(destroyed, Destroyed { sockets: 200, left: 0 }, "{bind}");
+            for (_, client) in &mut ends {
+                let error = client.read(&mut [0]).unwrap_err();
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+            }
+            kept.set_nonblocking(true).unwrap();
+            let error = kept.read(&mut [0]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "another address's");
+            connect(&listener, vip);
+        }
+    }
+
+    /// In a network namespace of its own: there is only one `::1`, and others may use it.
+    #[test]
+    fn connections_of_an_ipv6_address_are_reset() {
+        let alone = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().unwrap();
+            assert!(up.success());
+            let listener = TcpListener::bind("[::1]:0").unwrap();
+            let addr = listener.local_addr().unwrap();
+            let (_server, mut client) = connect(&listener, addr);
+            // Both ends have it, and the end of one is the end of the other.
+            let destroyed = destroy(addr.ip(), LIMIT).unwrap();
+            assert_eq!(destroyed, Destroyed { sockets: 1, left: 0 });
+            assert!(client.read(&mut [0]).is_err());
+        });
+        alone.join().unwrap();
+    }
+
+    #[test]
+    fn there_is_a_limit_to_the_time() {
+        let listener = TcpListener::bind("127.18.0.252:0").unwrap();
+        let _ends = connect(&listener, listener.local_addr().unwrap());
+        let addr = "127.18.0.252".parse().unwrap();
+        let none = destroy(addr, Duration::ZERO).unwrap();
+        assert_eq!(none, Destroyed { sockets: 0, left: 1 });
+    }
+
+    #[test]
+    fn whoever_listens_is_found_by_address_and_by_wildcard() {
+        for (bind, found) in [
+            ("127.18.0.253:0", true),
+            ("0.0.0.0:0", true),
+            ("[::]:0", true),
+            ("127.18.0.254:0", false),
+            ("[::1]:0", false),
+        ] {
+            let listener = TcpListener::bind(bind).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let addr = SocketAddr::from(([127, 18, 0, 253], port));
+            assert_eq!(is_listening(addr).unwrap(), found, "{bind}");
+            drop(listener);
+            assert!(!is_listening(addr).unwrap(), "{bind}, closed");
+        }
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_short_is_not_read_past_its_end() {
+        for length in 0..HEADER + 4 {
+            let bytes = vec![0; length];
+            if let Some(message) = Message::parse(&bytes) {
+                assert!(length >= HEADER);
+                assert!(message.result().is_err() || length >= HEADER + 4);
+            }
+            assert_eq!(Found::parse(&bytes), None);
+        }
+    }
+}

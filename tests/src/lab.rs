@@ -70,6 +70,7 @@ impl Lab {
         let watch = Watch {
             master: nodes[0].address(),
             down_after: options.down_after,
+            failover_timeout: options.failover_timeout,
             password: options.password.clone(),
         };
         let sentinels =

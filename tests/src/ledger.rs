@@ -64,24 +64,37 @@ impl Ledger {
     /// Fails unless every write that `node` acknowledged is on it now. Returns how many those are.
     pub fn verify_on(&self, node: &RedisNode) -> Result<usize> {
         let promised: Vec<_> = self.acknowledged_by(node.run_id()).collect();
+        if let Some(write) = self.missing(&promised, node)?.first() {
+            bail!(
+                "{} acknowledged write {} of {} and does not hold it now",
+                node.name(),
+                write.number,
+                self.client
+            );
+        }
+        Ok(promised.len())
+    }
+
+    /// The writes that anybody acknowledged and that are not on `node` now: they are lost, if that
+    /// is the master.
+    pub fn lost<'a>(&'a self, node: &RedisNode) -> Result<Vec<&'a Write>> {
+        self.missing(&self.writes.iter().collect::<Vec<_>>(), node)
+    }
+
+    fn missing<'a>(&self, writes: &[&'a Write], node: &RedisNode) -> Result<Vec<&'a Write>> {
         let mut connection = node.connect()?;
-        for batch in promised.chunks(BATCH) {
+        let mut missing = Vec::new();
+        for batch in writes.chunks(BATCH) {
             let keys: Vec<_> =
                 batch.iter().map(|write| Self::key(&self.client, write.number)).collect();
             let found: Vec<Option<u64>> = redis::cmd("MGET").arg(&keys).query(&mut connection)?;
             ensure!(found.len() == keys.len(), "{} answers MGET with {found:?}", node.name());
-            for (write, found) in batch.iter().zip(found) {
-                if found != Some(write.number) {
-                    bail!(
-                        "{} acknowledged write {} of {} and now holds {found:?}",
-                        node.name(),
-                        write.number,
-                        self.client
-                    );
-                }
-            }
+            let pairs = batch.iter().zip(found);
+            missing.extend(
+                pairs.filter(|(write, found)| *found != Some(write.number)).map(|(&it, _)| it),
+            );
         }
-        Ok(promised.len())
+        Ok(missing)
     }
 }
 

@@ -23,6 +23,7 @@
 
 pub mod address;
 pub mod client;
+pub mod crowd;
 pub mod daemon;
 pub mod host;
 pub mod lab;

@@ -34,6 +34,13 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// The calling thread's own. It has no name.
+    pub fn own() -> Result<Self> {
+        let path = "/proc/thread-self/ns/net";
+        let handle = File::open(path).with_context(|| format!("cannot open {path}"))?;
+        Ok(Self { name: "".into(), handle: Arc::new(handle) })
+    }
+
     /// Its name, for `ip netns exec`.
     pub fn name(&self) -> &str {
         &self.name

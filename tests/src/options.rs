@@ -23,6 +23,9 @@ pub struct Options {
     /// Silence after which a Sentinel calls a node down. A busy machine keeps Redis silent for
     /// half a second at times.
     pub down_after: Duration,
+    /// Sentinel's own limit for each step of a failover, and half the time until it may try the next
+    /// one of the same master.
+    pub failover_timeout: Duration,
     /// Mode `dsr`: the VIPs are on the Redis hosts by a vipd of their own (mode `real`), and not by
     /// hand.
     pub agents: bool,
@@ -71,6 +74,7 @@ impl Default for Options {
             // A busy machine must not make the Sentinels order a failover that no test did. A stall
             // of more than 2 s puts them into TILT, where they order none.
             down_after: Duration::from_secs(3),
+            failover_timeout: Duration::from_secs(5),
             agents: false,
             password: None,
             daemon: String::new(),

@@ -1,7 +1,6 @@
 //! Who has the VIP by right: the node that was promoted last, from its host's first announcement on.
 //! And who claims it without.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -14,6 +13,9 @@ use crate::ledger::Write;
 use crate::recorder::{Kind, Record, Sighting};
 use crate::redis_node::RedisNode;
 
+/// A node is not promoted twice within this time, and every vipd hears of it within this time.
+const ONE_FAILOVER: Duration = Duration::from_secs(5);
+
 /// A node that was promoted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Promotion {
@@ -21,8 +23,6 @@ pub struct Promotion {
     pub mac: MacAddr,
     /// When the first vipd heard from it that it is a master.
     pub confirmed: Monotonic,
-    /// When the last vipd moved the VIP there.
-    pub followed: Monotonic,
 }
 
 /// A host that has the VIP by right.
@@ -32,8 +32,6 @@ pub struct Owner {
     pub mac: MacAddr,
     /// See [`Promotion`].
     pub confirmed: Monotonic,
-    /// See [`Promotion`].
-    pub followed: Monotonic,
     /// Its first announcement after that.
     pub announced: Monotonic,
 }
@@ -42,35 +40,46 @@ pub struct Owner {
 #[derive(Clone, Debug)]
 pub struct Owners(Vec<Owner>);
 
-/// Every promotion that a vipd knows of, in order of the epochs. Without vipd, the last one of each
-/// node, by the nodes' logs.
+/// Every promotion that a vipd knows of, in order of time. Without vipd, the last one of each node, by
+/// the nodes' logs.
 pub fn promotions(lab: &Lab) -> Result<Vec<Promotion>> {
     if lab.daemons.is_empty() {
         return promotions_by_log(lab);
     }
-    let mut by_epoch: BTreeMap<u64, Promotion> = BTreeMap::new();
+    let mut promotions: Vec<Promotion> = Vec::new();
     for daemon in lab.daemons.iter().filter(|daemon| Daemon::is_alive(daemon)) {
         for failover in daemon.status()?.failovers {
             let node = lab.nodes.iter().find(|node| node.address() == failover.to);
             let (Some(node), Some(flip)) = (node, failover.timeline.flip_ns) else { continue };
-            let promotion = Promotion {
+            let told = Promotion {
                 mac: node.host().mac,
                 confirmed: Monotonic(failover.timeline.role_confirmed_ns.unwrap_or(flip)),
-                followed: Monotonic(flip),
             };
-            let known = by_epoch.entry(failover.epoch).or_insert(promotion);
-            known.confirmed = known.confirmed.min(promotion.confirmed);
-            known.followed = known.followed.max(promotion.followed);
+            // An epoch need not be known yet: the same promotion is what others tell of that time.
+            match promotions.iter_mut().find(|it| it.is_also(&told)) {
+                Some(known) => known.confirmed = known.confirmed.min(told.confirmed),
+                None => promotions.push(told),
+            }
         }
     }
-    Ok(by_epoch.into_values().collect())
+    promotions.sort_by_key(|promotion| promotion.confirmed);
+    Ok(promotions)
+}
+
+impl Promotion {
+    /// Whether another vipd tells of the same.
+    fn is_also(&self, other: &Self) -> bool {
+        let (first, last) =
+            (self.confirmed.min(other.confirmed), self.confirmed.max(other.confirmed));
+        self.mac == other.mac && last.since(first) < ONE_FAILOVER
+    }
 }
 
 fn promotions_by_log(lab: &Lab) -> Result<Vec<Promotion>> {
     let promotion = |node: &RedisNode| {
         let promoted = node.promoted()?;
         let mac = node.host().mac;
-        Ok(promoted.map(|at| Promotion { mac, confirmed: at, followed: at }))
+        Ok(promoted.map(|at| Promotion { mac, confirmed: at }))
     };
     let promotions = lab.nodes.iter().map(promotion).collect::<Result<Vec<_>>>()?;
     let mut promotions: Vec<_> = promotions.into_iter().flatten().collect();
@@ -82,18 +91,13 @@ impl Owners {
     /// The owners from the beginning of a record on, when `first` had the VIP.
     pub fn new(first: MacAddr, promotions: &[Promotion], record: &Record) -> Self {
         let beginning = Monotonic(0);
-        let mut owners = vec![Owner {
-            mac: first,
-            confirmed: beginning,
-            followed: beginning,
-            announced: beginning,
-        }];
-        for &Promotion { mac, confirmed, followed } in promotions {
+        let mut owners = vec![Owner { mac: first, confirmed: beginning, announced: beginning }];
+        for &Promotion { mac, confirmed } in promotions {
             if owners.last().is_some_and(|owner| owner.mac == mac) {
                 continue;
             }
             if let Some(announced) = record.announced(mac, confirmed) {
-                owners.push(Owner { mac, confirmed, followed, announced });
+                owners.push(Owner { mac, confirmed, announced });
             }
         }
         Self(owners)
@@ -119,14 +123,6 @@ impl Owners {
     /// How long after the owner's announcement it was at `moment`.
     pub fn since_announced(&self, moment: Monotonic) -> Duration {
         moment.since(self.at(moment).announced)
-    }
-
-    /// [`Self::is_late`] for a client that hears no announcements and so goes on to the old host:
-    /// its write is late if it was sent after every vipd, the old host's too, had moved the VIP.
-    pub fn is_late_of_the_deaf(&self, write: &Write, host: MacAddr) -> bool {
-        let all_moved = |owner: &Owner| owner.announced.max(owner.followed);
-        let before = self.0.partition_point(|owner| all_moved(owner) <= write.sent);
-        self.is_late(write, host) && self.0[before.max(1) - 1].mac != host
     }
 
     /// Frames by which a host claims the VIP that is not the owner, later than `grace` after the
@@ -172,12 +168,8 @@ mod tests {
 
     /// A has it at first; B is promoted at 20 and announces at 30; A is promoted again at 70.
     fn owners(record: &Record) -> Owners {
-        let promotion = |(mac, confirmed, followed)| Promotion {
-            mac,
-            confirmed: Monotonic(confirmed),
-            followed: Monotonic(followed),
-        };
-        Owners::new(A, &[(A, 0, 0), (B, 20, 36), (A, 70, 71)].map(promotion), record)
+        let promotion = |(mac, confirmed)| Promotion { mac, confirmed: Monotonic(confirmed) };
+        Owners::new(A, &[(A, 0), (B, 20), (A, 70)].map(promotion), record)
     }
 
     fn story() -> Record {
@@ -211,19 +203,6 @@ mod tests {
         assert!(!is_late(10, 35, A), "it was under way");
         assert!(is_late(31, 35, A));
         assert!(!is_late(31, 35, B));
-    }
-
-    #[test]
-    fn a_deaf_clients_write_is_late_when_every_vipd_has_moved_the_vip() {
-        let is_late = |sent, host| {
-            let (sent, acknowledged) = (Monotonic(sent), Monotonic(sent + 4));
-            let write = Write { number: 0, sent, acknowledged, by: "".into() };
-            owners(&story()).is_late_of_the_deaf(&write, host)
-        };
-        assert!(!is_late(31, A));
-        assert!(is_late(37, A));
-        assert!(!is_late(37, B));
-        assert!(!is_late(76, A));
     }
 
     #[test]

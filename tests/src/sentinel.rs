@@ -20,8 +20,6 @@ pub const SENTINEL_PORT: u16 = 26379;
 pub const MASTER_NAME: &str = "mymaster";
 /// Sentinels that must agree that the master is down.
 pub const QUORUM: u32 = 2;
-/// Sentinel's own limit for the steps of a failover.
-const FAILOVER_TIMEOUT_MS: u32 = 5000;
 
 /// A Sentinel with a directory of its own, running or not.
 #[derive(Debug)]
@@ -40,6 +38,8 @@ pub struct Watch {
     pub master: SocketAddr,
     /// Silence after which it calls a node down.
     pub down_after: Duration,
+    /// Limit for each step of a failover.
+    pub failover_timeout: Duration,
     /// Of Redis and Sentinels alike.
     pub password: Option<String>,
 }
@@ -62,12 +62,13 @@ impl Sentinel {
              dir {}\n\
              sentinel monitor {MASTER_NAME} {} {} {QUORUM}\n\
              sentinel down-after-milliseconds {MASTER_NAME} {}\n\
-             sentinel failover-timeout {MASTER_NAME} {FAILOVER_TIMEOUT_MS}\n\
+             sentinel failover-timeout {MASTER_NAME} {}\n\
              sentinel parallel-syncs {MASTER_NAME} 2\n",
             directory.display(),
             watch.master.ip(),
             watch.master.port(),
             watch.down_after.as_millis(),
+            watch.failover_timeout.as_millis(),
         );
         if let Some(password) = &watch.password {
             config += &format!(

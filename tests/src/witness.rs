@@ -22,14 +22,11 @@ use crate::scenario::{Traffic, scenario, verify};
 pub struct Terms {
     /// `lease_ms` of the configuration.
     pub lease: Duration,
-    /// The clients hear no announcements. How many of their writes were acknowledged late is told;
-    /// judged are those after every vipd had moved the VIP.
-    pub deaf_clients: bool,
 }
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(3), deaf_clients: false }
+        Self { lease: Duration::from_secs(3) }
     }
 }
 
@@ -142,9 +139,7 @@ impl Witness {
             let writes = through.flat_map(|ledger| &ledger.writes).filter(|_| host_mode);
             let late: Vec<_> =
                 writes.filter(|it| owners.is_late(it, host_of(it))).cloned().collect();
-            let later = late.iter().filter(|it| owners.is_late_of_the_deaf(it, host_of(it)));
-            let later = later.cloned().collect();
-            Ok(Finding { service, record, owners, late, later })
+            Ok(Finding { service, record, owners, late })
         };
         let findings = self.recorders.into_iter().map(find).collect::<Result<_>>()?;
         Ok(Findings { ledgers, findings })
@@ -178,8 +173,6 @@ pub struct Finding {
     /// Writes that one node acknowledged after another was promoted and had announced that it has
     /// the VIP.
     pub late: Vec<Write>,
-    /// Those of them that were sent after every vipd had moved the VIP.
-    pub later: Vec<Write>,
 }
 
 impl Findings {
@@ -188,9 +181,8 @@ impl Findings {
     /// after another was promoted and had announced that it has the VIP, or if the host of node
     /// `master` is not the last owner.
     pub fn judge(&self, lab: &Lab, master: usize, terms: Terms) -> Result<()> {
-        let Terms { lease, deaf_clients } = terms;
-        for Finding { service, record, owners, late, later } in &self.findings {
-            let late = if deaf_clients { later } else { late };
+        let Terms { lease } = terms;
+        for Finding { service, record, owners, late } in &self.findings {
             if let Some(overlap) = record.overlap() {
                 ensure!(overlap.time <= lease, "two hosts answered for {service}: {overlap:?}");
             }

@@ -66,7 +66,9 @@ fn services(found: &Inspection) -> Vec<Service> {
         let address = actual.addresses.get(&key.ip());
         let backend = actual.backend(index);
         let is_group = active.state() == Kernel::Group;
-        let up = is_group || active.state() == Kernel::Up;
+        // Nobody renews the lease any more: when it ends, so does the park.
+        let is_parked = active.state() == Kernel::Parked && found.leased;
+        let up = is_group || matches!(active.state(), Kernel::Up | Kernel::Parked);
         let flags = address.copied().unwrap_or_default();
         let mode = [(Address::DSR, Mode::Dsr), (Address::HOST, Mode::Host)];
         let mode = mode.into_iter().find(|(flag, _)| flags.has(*flag));
@@ -85,7 +87,11 @@ fn services(found: &Inspection) -> Vec<Service> {
                 .filter(|it| it.is_up)
                 .map(|it| Member { addr: it.node, serving: it.is_listed })
                 .collect(),
-            state: if up { ServiceState::Pinned } else { ServiceState::Down },
+            state: match up {
+                _ if is_parked => ServiceState::Parked,
+                true => ServiceState::Pinned,
+                false => ServiceState::Down,
+            },
             backend: backend
                 .filter(|_| up)
                 .map(|it| SocketAddr::new(unmapped_ip(it.addr), u16::from_be_bytes(it.port))),

@@ -10,6 +10,14 @@ use crate::{build_ebpf, command, setup, workspace};
 pub enum Arguments {
     /// The XDP program alone: ns a packet, by BPF_PROG_TEST_RUN.
     Datapath,
+    /// What clients notice of failovers of every kind, in every mode, and whether that is what vipd
+    /// promises: `--self`, and see `--self --help`. Takes half an hour unless told less.
+    #[command(disable_help_flag = true)]
+    Failover {
+        /// Options of the benchmark.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// A failover in a vipd with 1,000 services over 50 masters: time, CPU and memory.
     Scale {
         /// Options of the benchmark: see `-- --help`.
@@ -33,6 +41,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Arguments::Datapath => {
             prepare(Scope::Lab)?;
             bench("datapath", &[])
+        }
+        Arguments::Failover { options } => {
+            prepare(Scope::Lab)?;
+            build_vipd()?;
+            bench("failover", options)
         }
         Arguments::Scale { options } => {
             prepare(Scope::Lab)?;

@@ -175,7 +175,7 @@ pub fn vipd_frozen(lab: &mut Lab, witness: &Witness) -> Result<usize> {
 }
 
 pub fn terms(lease: Duration) -> Terms {
-    Terms { lease, ..Terms::default() }
+    Terms { lease }
 }
 
 pub fn with_lease(lease: Duration) -> Options {

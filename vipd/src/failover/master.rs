@@ -56,10 +56,14 @@ impl Master {
     ) -> Self {
         let phase = match adopted {
             None => Phase::Learning,
-            Some(Adopted { target, provisional, announced }) => {
+            Some(Adopted { target, provisional, parked, announced }) => {
                 let provisional = provisional.map(|node| Provisional { node, leader: None });
                 let served = Served { target, provisional };
-                if announced { Phase::Serving { served } } else { Phase::Withdrawn { served } }
+                match (announced, parked) {
+                    (false, _) => Phase::Withdrawn { served },
+                    (true, false) => Phase::Serving { served },
+                    (true, true) => Phase::Serving { served }.next(Input::Ordered),
+                }
             }
         };
         let claims = Claims::new(settings.configured_sentinels);
@@ -182,7 +186,7 @@ impl Turn<'_> {
     /// A leader has selected a replica, or its promotion is on the way.
     pub(super) fn selected(&mut self, leader: SentinelId, node: SocketAddr) {
         if self.master.is_early() {
-            let park = self.master.no_park_before.is_none_or(|until| self.now >= until);
+            let park = self.may_park();
             self.step(Input::Selected { leader, node, park });
         }
     }
@@ -256,7 +260,13 @@ impl Turn<'_> {
         }
         self.master.split = split;
         let support = self.master.claims.support();
-        self.step(Input::Claims { support, successor, park: self.master.is_early() });
+        let park = self.may_park();
+        self.step(Input::Claims { support, successor, park });
+    }
+
+    fn may_park(&self) -> bool {
+        let held_off = self.master.no_park_before.is_some_and(|until| self.now < until);
+        self.master.is_early() && !held_off
     }
 
     /// The served node's own view, where no newer master is known. It never causes a flip: only
@@ -363,8 +373,12 @@ impl Turn<'_> {
             (Phase::Promoting { served, promotion, .. }, Phase::Serving { served: same }) => {
                 same == served && promotion.candidate.is_some()
             }
-            (Phase::Promoting { parked, .. }, Phase::Promoting { parked: now, .. }) => {
-                parked && !now
+            (Phase::Promoting { .. }, Phase::Promoting { .. })
+            | (Phase::Replacing { .. }, Phase::Replacing { .. }) => {
+                before.is_parked() && !after.is_parked()
+            }
+            (Phase::Replacing { served, parked: true, .. }, Phase::Serving { served: same }) => {
+                same == served
             }
             _ => false,
         };

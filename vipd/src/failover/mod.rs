@@ -59,6 +59,8 @@ pub struct Adopted {
     pub target: Target,
     /// What was served instead, after a promotion that no epoch had confirmed.
     pub provisional: Option<SocketAddr>,
+    /// A failover was on its way; whose, is not known any more. It stays parked for a while.
+    pub parked: bool,
     /// Whether it is still answered for. If not, the lease of mode `host` has run out and others
     /// may have moved on: a majority must agree before it is again.
     pub announced: bool,

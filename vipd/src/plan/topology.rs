@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use vipd_common::maps::{Confirmed, name_hash};
+use vipd_common::maps::{Confirmed, ServiceState, name_hash};
 
 use super::Actual;
 use crate::config::{Config, Mode, PortRange, ServiceRole, Source};
@@ -125,10 +125,12 @@ impl Topology {
             let Some((target, provisional)) = confirmed_target(&confirmed) else { continue };
             let Some(entry) = adopted.get_mut(service.master.0) else { continue };
             let announced = leased || vip.mode != Mode::Host;
+            let parked = leased && actual.active(index).state() == ServiceState::Parked;
             match entry {
-                None => *entry = Some(Adopted { target, provisional, announced }),
+                None => *entry = Some(Adopted { target, provisional, parked, announced }),
                 Some(known) => {
                     known.announced &= announced;
+                    known.parked |= parked;
                     if known.target.epoch < target.epoch {
                         (known.target, known.provisional) = (target, provisional);
                     } else if known.target == target {

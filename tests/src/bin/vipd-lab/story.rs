@@ -88,11 +88,18 @@ pub fn timeline_to_json(timeline: &Timeline, gone: Monotonic) -> Value {
     let seen = [
         ("sdown_ms", timeline.sdown_ns),
         ("odown_ms", timeline.odown_ns),
+        ("ordered_ms", timeline.ordered_ns),
         ("selected_ms", timeline.selected_ns),
+        ("parked_ms", timeline.parked_ns),
+        ("promoting_ms", timeline.promoting_ns),
+        ("promoted_ms", timeline.promoted_ns),
         ("switch_master_ms", timeline.switch_master_ns),
         ("role_confirmed_ms", timeline.role_confirmed_ns),
         ("flip_ms", timeline.flip_ns),
         ("first_packet_ms", timeline.first_packet_ns),
+        ("replayed_ms", timeline.replayed_ns),
+        ("freed_ms", timeline.freed_ns),
+        ("confirmed_ms", timeline.confirmed_ns),
     ];
     let since = seen.map(|(name, at)| {
         let at = at.map(|at| milliseconds(Monotonic(at).since(gone)));

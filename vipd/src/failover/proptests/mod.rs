@@ -112,12 +112,14 @@ fn settings() -> impl Strategy<Value = Settings> {
 
 fn adopted(target: impl Strategy<Value = Target>) -> impl Strategy<Value = Option<Adopted>> {
     let provisional = prop::option::weighted(0.2, (101..104_u8).prop_map(node));
-    let adopted =
-        (target, provisional, any::<bool>()).prop_map(|(target, provisional, announced)| Adopted {
+    let adopted = (target, provisional, any::<bool>(), any::<bool>()).prop_map(
+        |(target, provisional, parked, announced)| Adopted {
+            parked,
             target,
             provisional: provisional.filter(|node| *node != target.addr),
             announced,
-        });
+        },
+    );
     proptest::option::of(adopted)
 }
 

@@ -286,6 +286,37 @@ fn a_restart_goes_on_with_what_was_provisional() {
 }
 
 #[test]
+fn a_restart_while_parked_stays_so_until_it_knows_or_for_a_while() {
+    let policy = LossPolicy::director(OnSentinelLoss::Hold);
+    let adopted = Some(Adopted { parked: true, ..adopt(target(101, 3)) });
+    let mut lab = Lab::cutting_over(Cutover::Early, policy, adopted);
+    lab.expect(claim(S[0], 101, 3), &[]);
+    assert_eq!(lab.desired(), parked(target(101, 3)));
+    lab.expect(claim(S[1], 102, 4), &[ask(102)]);
+    lab.expect(role(102, HEIR), &[]);
+    assert_eq!(lab.desired(), serving(target(102, 4)));
+
+    let mut lab = Lab::cutting_over(Cutover::Early, policy, adopted);
+    lab.overdue();
+    assert_eq!(lab.now, at(0) + PARK);
+    assert_eq!(lab.desired(), serving(target(101, 3)));
+}
+
+#[test]
+fn claims_that_come_and_go_park_for_a_fraction_of_the_time() {
+    let mut lab = early(101, 3);
+    let mut stood_still = 0;
+    for n in 0..6_000 {
+        lab.now = lab.now + Duration::from_millis(10);
+        lab.failover.handle(lab.now, Event::Tick);
+        let claimed = if n % 2 == 0 { claim(S[1], 102, 4) } else { claim(S[1], 101, 3) };
+        lab.failover.handle(lab.now, claimed);
+        stood_still += u32::from(lab.desired().parked);
+    }
+    assert!((1..1_200).contains(&stood_still), "parked for {stood_still} of 6000");
+}
+
+#[test]
 fn what_vipd_asks_for_parks_at_once_and_as_long_as_it_says() {
     let limit = Duration::from_secs(7);
     let ordered = Event::Ordered { master: MASTER, why: Trigger::Switchover, limit };

@@ -57,7 +57,7 @@ fn serving(target: Target) -> Desired {
 }
 
 fn adopt(target: Target) -> Adopted {
-    Adopted { target, provisional: None, announced: true }
+    Adopted { target, provisional: None, parked: false, announced: true }
 }
 
 /// The longest park.

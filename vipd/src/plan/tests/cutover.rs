@@ -4,7 +4,7 @@ use super::*;
 use crate::failover::Adopted;
 
 fn adopted(target: Target) -> Adopted {
-    Adopted { target, provisional: None, announced: true }
+    Adopted { target, provisional: None, parked: false, announced: true }
 }
 
 fn parked(slot: u16, generation: u32) -> Active {
@@ -142,6 +142,13 @@ fn a_park_is_one_step_and_shows_the_vip_as_before() {
     let mut lab = Lab::serving();
     lab.desired[0].parked = true;
     assert_eq!(lab.apply(), [activate(parked(0, 1))]);
+    // For a restart, as long as the kernel holds it.
+    let adopted = adopted(target(101, 1));
+    assert_eq!(
+        lab.topology.adopted(&lab.actual, true),
+        [Some(Adopted { parked: true, ..adopted })]
+    );
+    assert_eq!(lab.topology.adopted(&lab.actual, false), [Some(adopted)]);
     // The node's MAC may be forgotten or change: nothing is sent there.
     lab.forget_hop(101);
     assert_eq!(lab.apply(), []);

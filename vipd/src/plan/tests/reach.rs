@@ -83,7 +83,12 @@ fn a_configured_backend_port_replaces_the_node_s() {
     // What is remembered is whom Sentinel named.
     assert_eq!(
         lab.topology.adopted(&lab.actual, false),
-        [Some(Adopted { target: target(101, 1), provisional: None, announced: true })]
+        [Some(Adopted {
+            target: target(101, 1),
+            provisional: None,
+            parked: false,
+            announced: true
+        })]
     );
 }
 

@@ -112,6 +112,10 @@ verdicts! {
     FlowTableFull = "flow_table_full" => Drop,
     /// Carried to the backend with only its link-layer addresses rewritten.
     DsrToBackend = "dsr_to_backend" => Forward,
+    /// The same as [`Self::NatStaleReset`] in mode `dsr`.
+    DsrStaleReset = "dsr_stale_reset" => Transmit,
+    /// A reset on a connection to an earlier master.
+    DsrStaleDrop = "dsr_stale_drop" => Drop,
     /// A TCP port of a VIP that has no service: refused with a reset.
     NoServiceReset = "no_service_reset" => Transmit,
     /// A reset to a TCP port of a VIP that has no service.

@@ -1,5 +1,6 @@
 //! The one way to touch packet bytes.
 
+use vipd_common::maps::MAX_SYN;
 use vipd_common::wire::Header;
 
 /// A frame under the program's hands, beginning with its Ethernet header.
@@ -7,6 +8,10 @@ pub trait Frame {
     /// The header at `offset`, or `None` if the frame ends before it does. Every access to packet
     /// bytes goes through here.
     fn at<T: Header>(&mut self, offset: usize) -> Option<&mut T>;
+
+    /// Copies the first `length` bytes, from 1 to [`MAX_SYN`], into `to`; false if the frame has
+    /// fewer, or the kernel can't.
+    fn copy(&mut self, to: &mut [u8; MAX_SYN], length: usize) -> bool;
 
     /// Bytes in the frame, padding included.
     fn length(&self) -> usize;

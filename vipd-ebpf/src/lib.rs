@@ -13,6 +13,7 @@
 //!          ├─ icmp     echo; errors about forwarded packets
 //!          └─ service ─┬─ nat    full NAT, flows
 //!                      ├─ dsr    link-layer addresses only
+//!                      ├─ pending  SYNs that nobody has answered
 //!                      └─ reset  RSTs (RFC 9293 section 3.10.7.1)
 //! ```
 #![no_std]
@@ -30,6 +31,7 @@ pub mod link;
 pub mod model;
 pub mod nat;
 pub mod ndp;
+pub mod pending;
 pub mod program;
 pub mod reset;
 pub mod service;

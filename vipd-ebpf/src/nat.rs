@@ -10,11 +10,12 @@ use vipd_common::maps::{
 };
 use vipd_common::verdict::Verdict;
 use vipd_common::wire::ip::{Ip, IpHeader as _};
-use vipd_common::wire::tcp;
+use vipd_common::wire::tcp::{self, later};
 
 use crate::dsr::departure;
 use crate::frame::Frame;
 use crate::link::{self, Departure};
+use crate::pending::remember;
 use crate::program::{Family, ForUs};
 use crate::reset::refuse;
 use crate::service::{self, IpTcp, Segment};
@@ -48,7 +49,10 @@ pub fn handle<A: Ip<Header: Family>, T: TablesOf<A>>(
 ) -> Verdict {
     match A::Header::apart(|| carry(frame, tables, packet, segment)) {
         Some(verdict) => verdict,
-        None => open(frame, tables, packet, segment),
+        None => {
+            remember(frame, tables, packet, segment);
+            open(frame, tables, packet, segment)
+        }
     }
 }
 
@@ -61,7 +65,7 @@ fn carry<A: Ip, T: TablesOf<A>>(
     segment: &Segment<A>,
 ) -> Option<Verdict> {
     let key = &segment.key;
-    let Some((table, flow)) = find(tables, key) else {
+    let Some((table, mut flow)) = find(tables, key) else {
         if !packet.address.has(Address::VIRTUAL) {
             return Some(Verdict::HostTraffic);
         }
@@ -83,7 +87,10 @@ fn carry<A: Ip, T: TablesOf<A>>(
         && peer(tables, table, key, &other).is_none();
     let reusable = segment.is_syn()
         && flow.direction == direction::FROM_CLIENT
-        && (torn || flow.generation != active.generation() || is_over(&flow, table, now));
+        && (torn
+            || flow.generation != active.generation()
+            || is_over(&flow, table, now)
+            || is_another_attempt(&flow, table, segment));
     if reusable {
         drop(flow);
         forget(tables, table, key, &other);
@@ -92,6 +99,9 @@ fn carry<A: Ip, T: TablesOf<A>>(
     Some(if flow.generation != active.generation() {
         match flow.direction {
             direction::FROM_CLIENT => {
+                // Its client knows now, or says what it has received, and so will know.
+                flow.state |= state::RESET;
+                flow.last_seen = now;
                 refuse(frame, packet, Verdict::NatStaleReset, Verdict::NatStaleDrop)
             }
             _ => Verdict::NatStaleDrop,
@@ -116,7 +126,7 @@ fn carry<A: Ip, T: TablesOf<A>>(
                 to_backend(frame, tables, packet, segment, known, now);
                 (departure(backend), Verdict::NatToBackend)
             }
-            _ => (to_client(tables, segment, known, now), Verdict::NatToClient),
+            _ => (to_client(tables, segment, known, now, frame.ifindex()), Verdict::NatToClient),
         };
         send(frame, packet, &other, &to, verdict)
     })
@@ -323,6 +333,13 @@ fn is_over<A: Ip>(flow: &Flow<A>, table: FlowTable, now: u64) -> bool {
         || flow.is_expired(table == FlowTable::Established, now)
 }
 
+/// Whether a SYN on a half-open connection's tuple is not the one that began it: its client gave up
+/// and tries again.
+#[inline(always)]
+fn is_another_attempt<A: Ip>(flow: &Flow<A>, table: FlowTable, segment: &Segment<A>) -> bool {
+    table == FlowTable::HalfOpen && flow.next_seq != segment.next_seq
+}
+
 /// Removes both halves of a connection from the table they stand in, given the key of either.
 #[inline(always)]
 fn forget<A: Ip, T: TablesOf<A>>(
@@ -389,15 +406,16 @@ fn to_backend<A: Ip, T: TablesOf<A>>(
 
 /// Whether the client is where the flow says.
 #[inline(always)]
-fn comes_by<A: Ip>(flow: &Flow<A>, packet: &ForUs<A>, ifindex: u32) -> bool {
+pub fn comes_by<A: Ip>(flow: &Flow<A>, packet: &ForUs<A>, ifindex: u32) -> bool {
     flow.client_mac == packet.arrival.src
         && flow.client_gateway == packet.arrival.dst
         && flow.client_vlan == packet.arrival.vlan
         && flow.client_ifindex == ifindex
 }
 
+/// Notes where the client is.
 #[inline(always)]
-fn move_client<A: Ip>(flow: &mut Flow<A>, packet: &ForUs<A>, ifindex: u32) {
+pub fn move_client<A: Ip>(flow: &mut Flow<A>, packet: &ForUs<A>, ifindex: u32) {
     flow.client_mac = packet.arrival.src;
     flow.client_gateway = packet.arrival.dst;
     flow.client_vlan = packet.arrival.vlan;
@@ -411,7 +429,15 @@ fn to_client<A: Ip, T: TablesOf<A>>(
     segment: &Segment<A>,
     mut known: Known<'_, A, T::FlowRef<'_>>,
     now: u64,
+    ifindex: u32,
 ) -> Departure {
+    if known.table == FlowTable::HalfOpen {
+        // Whatever it is, it is the answer.
+        tables.remove_pending(known.other);
+    }
+    if segment.has(tcp::RST) {
+        tables.note_refusal(known.flow.service, known.flow.generation, ifindex);
+    }
     if known.table == FlowTable::HalfOpen && segment.is_syn_ack() {
         known.flow.last_seen = now;
         known.flow.next_seq = segment.next_seq;
@@ -435,9 +461,10 @@ fn note<A: Ip, T: TablesOf<A>>(
 ) {
     let flow = &mut known.flow;
     flow.last_seen = now;
-    flow.next_seq = segment.next_seq;
+    // Not back: what is sent again, and a probe of a peer that is alive, say nothing new.
+    flow.next_seq = later(flow.next_seq, segment.next_seq);
     if known.table == FlowTable::Established && segment.has(tcp::ACK) {
-        flow.last_ack = segment.ack;
+        flow.last_ack = later(flow.last_ack, segment.ack);
     }
     if segment.has(tcp::FIN | tcp::RST) {
         let (mine, theirs) = if segment.has(tcp::RST) {

@@ -35,6 +35,8 @@ unsafe impl<A: Ip> Header for IpTcp<A> {}
 pub struct Segment<A: Ip> {
     /// The connection it belongs to, as it arrived.
     pub key: FlowKey<A>,
+    /// Sequence number of its first byte.
+    pub seq: u32,
     /// Sequence number after its last byte.
     pub next_seq: u32,
     /// Acknowledgment number; meaningful with [`tcp::ACK`].
@@ -76,6 +78,7 @@ impl<A: Ip> Segment<A> {
         }
         Some(Self {
             key: FlowKey::new((ip.src(), tcp.src), (ip.dst(), tcp.dst)),
+            seq: u32::from_be_bytes(tcp.seq),
             next_seq: tcp.next_seq(ip.payload_len() - header),
             ack: u32::from_be_bytes(tcp.ack),
             flags: tcp.flags,
@@ -95,12 +98,7 @@ pub fn handle<A: Ip<Header: Family>, T: TablesOf<A>>(
         return packet.reject(Verdict::BadTcpHeader);
     };
     if packet.address.has(Address::DSR) {
-        let Some(service) = service_of(tables, &segment) else {
-            return without_service(frame, packet);
-        };
-        return A::Header::apart(|| {
-            dsr::forward(frame, tables, &packet.arrival, service, Verdict::DsrToBackend)
-        });
+        return A::Header::apart(|| dsr::handle(frame, tables, packet, &segment));
     }
     nat::handle(frame, tables, packet, &segment)
 }

@@ -3,7 +3,9 @@
 use core::ops::DerefMut;
 
 use vipd_common::addr::MacAddr;
-use vipd_common::maps::{Active, Address, Backend, Flow, FlowKey, Group, ServiceKey, ServiceState};
+use vipd_common::maps::{
+    Active, Address, Backend, Flow, FlowKey, Group, Pending, ServiceKey, ServiceState,
+};
 use vipd_common::wire::ip::Ip;
 
 /// Which flow table.
@@ -54,6 +56,10 @@ pub trait Tables {
     /// generation's first.
     fn note_packet(&self, service: u32, generation: u32, ifindex: u32);
 
+    /// The backend of this generation reset a connection or refused one; reported to the daemon at
+    /// a bounded rate.
+    fn note_refusal(&self, service: u32, generation: u32, ifindex: u32);
+
     /// Somebody else claims a VIP (IPv4 mapped); reported to the daemon at a bounded rate.
     fn note_rival(&self, addr: [u8; 16], mac: MacAddr, ifindex: u32);
 }
@@ -69,12 +75,18 @@ pub struct Draft<A: Ip> {
     pub reply: FlowKey<A>,
     /// For the moment of removing whoever had that key: the key of his other half.
     pub other: FlowKey<A>,
+    /// The SYN that asks for it.
+    pub pending: Pending,
 }
 
 impl<A: Ip> Draft<A> {
     /// Nothing.
-    pub const EMPTY: Self =
-        Self { flow: Flow::EMPTY, reply: Flow::<A>::EMPTY.leaves, other: Flow::<A>::EMPTY.leaves };
+    pub const EMPTY: Self = Self {
+        flow: Flow::EMPTY,
+        reply: Flow::<A>::EMPTY.leaves,
+        other: Flow::<A>::EMPTY.leaves,
+        pending: Pending::EMPTY,
+    };
 }
 
 /// The maps of one family, and those that serve both.
@@ -86,6 +98,11 @@ pub trait TablesOf<A: Ip>: Tables {
 
     /// Room for a draft.
     type Room<'a>: DerefMut<Target = Draft<A>>
+    where
+        Self: 'a;
+
+    /// An unanswered SYN that stands in its table and can be changed in place.
+    type PendingRef<'a>: DerefMut<Target = Pending>
     where
         Self: 'a;
 
@@ -109,4 +126,13 @@ pub trait TablesOf<A: Ip>: Tables {
 
     /// Removes a flow if it is there.
     fn remove_flow(&self, table: FlowTable, key: &FlowKey<A>);
+
+    /// The unanswered SYN of this client.
+    fn pending(&self, key: &FlowKey<A>) -> Option<Self::PendingRef<'_>>;
+
+    /// Adds or replaces one. A table that is full drops the oldest.
+    fn put_pending(&self, key: &FlowKey<A>, pending: &Pending);
+
+    /// Removes one if it is there.
+    fn remove_pending(&self, key: &FlowKey<A>);
 }

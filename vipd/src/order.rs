@@ -9,8 +9,8 @@
 //! **What Sentinel itself does not look at.** `SENTINEL FAILOVER` (sentinel.c) refuses while a
 //! failover is in progress (`-INPROG`) and without a replica that could be promoted
 //! (`-NOGOODSLAVE`), and nothing else: it accepts without a quorum, in TILT (where nothing follows
-//! until TILT is over), and, asked late, it would replace the new master. All of that is looked at
-//! first, on the connection that then carries the order.
+//! until TILT is over), while the Sentinels elect a leader for a failover of their own (and then there
+//! are two), and, asked late, it would replace the new master. All of that is looked at first, on the connection that then carries the order.
 //!
 //! **Permissions.** An ACL user needs `+ping +info +sentinel|master +sentinel|replicas
 //! +sentinel|get-master-addr-by-name +sentinel|ckquorum +sentinel|failover`.
@@ -108,6 +108,10 @@ pub enum Refusal {
     /// It names another node as the master already, or is just about to.
     #[error("the Sentinel {0} has {node} as the master", node = .1.map_or("another node".to_owned(), |it| it.to_string()))]
     Moved(Endpoint, Option<SocketAddr>),
+    /// It has found the master down itself: one of its own, or of another Sentinel, is about to begin,
+    /// and a second one beside it would help nobody.
+    #[error("the Sentinel {0} has found it down itself, and will see to it")]
+    Down(Endpoint),
     /// It has no quorum or no majority.
     #[error("the Sentinel {0} has no quorum: {1}")]
     NoQuorum(Endpoint, String),
@@ -130,6 +134,7 @@ impl Refusal {
             Self::InProgress(_) | Self::Unclear(..) | Self::Moved(..) => true,
             Self::NoSentinel(_)
             | Self::Denied(..)
+            | Self::Down(_)
             | Self::Tilt(_)
             | Self::Unknown(_)
             | Self::NoQuorum(..)
@@ -194,7 +199,6 @@ pub fn is_fit(candidate: &Candidate) -> bool {
     let Candidate { replica, link_down, info_age } = candidate;
     !replica.down
         && replica.priority > 0
-        && replica.offset > 0
         && *info_age <= INFO_AGE
         && link_down.is_some_and(|down| down <= FRESH)
 }
@@ -288,8 +292,12 @@ fn judge(
     if is_now != node {
         return Err(Refusal::Moved(sentinel(), Some(is_now)));
     }
-    if view.flags.split(',').any(|flag| flag == "failover_in_progress") {
+    let has = |flag| view.flags.split(',').any(|it| it == flag);
+    if has("failover_in_progress") {
         return Err(Refusal::InProgress(sentinel()));
+    }
+    if has("s_down") || has("o_down") {
+        return Err(Refusal::Down(sentinel()));
     }
     let quorum = quorum.map_err(|error| match error {
         Error::Server(why) => Refusal::NoQuorum(sentinel(), why),
@@ -325,7 +333,6 @@ fn describe(replicas: &[Candidate]) -> String {
         } else {
             match link_down {
                 None => "was never in sync".to_owned(),
-                Some(_) if replica.offset == 0 => "was never in sync".to_owned(),
                 Some(down) if *down > FRESH => format!("out of sync for {} s", down.as_secs()),
                 Some(_) => "not heard of for long".to_owned(),
             }
@@ -439,8 +446,14 @@ mod tests {
         let no_quorum = || Err(Error::Server("NOQUORUM 1 usable Sentinels.".into()));
         let cases = [
             (node(101), "master", ok(), vec![replica()], None),
-            // Dead and noticed is as good: nobody has begun yet.
-            (node(101), "s_down,o_down,master", ok(), vec![replica()], None),
+            (node(101), "s_down,master", ok(), vec![replica()], Some(Refusal::Down(sentinel()))),
+            (
+                node(101),
+                "master,o_down,s_down,failover_in_progress",
+                ok(),
+                vec![replica()],
+                Some(Refusal::InProgress(sentinel())),
+            ),
             (
                 node(102),
                 "master",
@@ -487,12 +500,11 @@ mod tests {
     fn only_a_replica_that_is_connected_and_fresh_is_fit() {
         assert!(is_fit(&replica()));
         type Change = fn(&mut Candidate);
-        let cases: [(&str, bool, Change); 8] = [
+        let cases: [(&str, bool, Change); 7] = [
             // Its master has just gone, as was to be expected.
             ("lost its link just now", true, |it| it.link_down = Some(Duration::from_secs(1))),
             ("out of sync for 6 s", false, |it| it.link_down = Some(Duration::from_secs(6))),
             ("was never in sync", false, |it| it.link_down = None),
-            ("was never in sync", false, |it| it.replica.offset = 0),
             ("down", false, |it| it.replica.down = true),
             ("has priority 0", false, |it| it.replica.priority = 0),
             ("not heard of for long", false, |it| it.info_age = Duration::from_secs(31)),

@@ -9,7 +9,7 @@ use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 use vipd_common::addr::MacAddr;
 use vipd_common::maps::{
-    Active, Address, Backend, FLOWS, Flow, FlowKey, ForwardMode, HALF_OPEN, ServiceKey,
+    Active, Address, Backend, FLOWS, Flow, FlowKey, ForwardMode, HALF_OPEN, Pending, ServiceKey,
     ServiceState,
 };
 use vipd_common::verdict::{Action, Verdict};
@@ -35,6 +35,8 @@ enum Step {
         slot: u16,
         generation: u32,
     },
+    /// The daemon's lease ends, or begins again.
+    Lease(bool),
     Frame {
         frame: Vec<u8>,
         poke: Option<(prop::sample::Index, u8)>,
@@ -96,6 +98,7 @@ fn world<F: Family>() -> World {
         world.backends.insert(slot, Kernel::<F>::translated(backend));
     }
     world.active.insert(0, active(START));
+    world.lease = u64::MAX;
     world
 }
 
@@ -106,7 +109,7 @@ fn segment() -> impl Strategy<Value = Tcp> {
         4 => Just(((CLIENT_MAC, CLIENT, CLIENT_PORT), (DIRECTOR_MAC, VIP, SERVICE_PORT))),
         1 => Just(((CLIENT_MAC, CLIENT_2, 50_000), (DIRECTOR_MAC, VIP, SERVICE_PORT))),
         1 => Just(((CLIENT_MAC, CLIENT, 50_001), (DIRECTOR_MAC, VIP, 6380))),
-        1 => Just(((CLIENT_MAC, CLIENT, CLIENT_PORT), (DIRECTOR_MAC, DSR_VIP, SERVICE_PORT))),
+        3 => Just(((CLIENT_MAC, CLIENT, CLIENT_PORT), (DIRECTOR_MAC, DSR_VIP, SERVICE_PORT))),
         4 => Just(((R1_MAC, R1, BACKEND_PORT), (DIRECTOR_MAC, DIRECTOR, CLIENT_PORT))),
         2 => Just(((R2_MAC, R2, BACKEND_PORT), (DIRECTOR_MAC, VIP, CLIENT_PORT))),
         1 => Just(((CLIENT_MAC, CLIENT, CLIENT_PORT), (STRANGER_MAC, VIP, SERVICE_PORT))),
@@ -161,12 +164,20 @@ fn step() -> impl Strategy<Value = Step> {
     let cut = prop::option::weighted(0.05, any::<prop::sample::Index>());
     let frame =
         (frame(), poke, cut).prop_map(|(frame, poke, cut)| Step::Frame { frame, poke, cut });
-    prop_oneof![1 => cutover, 12 => frame]
+    let lease = any::<bool>().prop_map(Step::Lease);
+    prop_oneof![2 => cutover, 1 => lease, 24 => frame]
 }
 
 /// A flow with its key, less its time.
 fn timeless<A: Ip>((key, flow): (FlowKey<A>, Flow<A>)) -> (String, String) {
     (format!("{key:?}"), format!("{:?}", Flow { last_seen: 0, ..flow }))
+}
+
+/// An unanswered SYN with its key, less its time, and less what is behind its frame.
+fn ageless<A: Ip>((key, pending): (FlowKey<A>, Pending)) -> (String, String) {
+    let frame = &pending.frame[..pending.len.into()];
+    let rest = Pending { at: 0, frame: Pending::EMPTY.frame, ..pending };
+    (format!("{key:?}"), format!("{rest:?} {frame:02x?}"))
 }
 
 /// Whether NAT chose the source port by chance: then the two need not agree from here on.
@@ -181,12 +192,18 @@ fn is_chance<F: Family>(verdict: Verdict, frame: &[u8], out: &[u8]) -> bool {
 fn compare<F: Family>(kernel: &mut Kernel<F>, history: Vec<Step>) -> Result<(), TestCaseError> {
     kernel.forget_flows();
     kernel.active(0, START.0, START.1, START.2);
+    kernel.lease(u64::MAX);
     let mut world = world::<F>();
     for step in history {
         let frame = match step {
             Step::Cutover { state, slot, generation } => {
                 kernel.active(0, state, slot, generation);
                 world.active.insert(0, active((state, slot, generation)));
+                continue;
+            }
+            Step::Lease(runs) => {
+                world.lease = if runs { u64::MAX } else { 0 };
+                kernel.lease(world.lease);
                 continue;
             }
             Step::Frame { frame, poke, cut } => {
@@ -225,6 +242,9 @@ fn compare<F: Family>(kernel: &mut Kernel<F>, history: Vec<Step>) -> Result<(), 
         let theirs: BTreeMap<_, _> = kernel.raw_flows(name).into_iter().map(timeless).collect();
         prop_assert_eq!(ours, theirs, "{}", name);
     }
+    let ours: BTreeMap<_, _> = F::maps(&mut world).pending().into_iter().map(ageless).collect();
+    let theirs: BTreeMap<_, _> = kernel.raw_pending().into_iter().map(ageless).collect();
+    prop_assert_eq!(ours, theirs, "PENDING");
     Ok(())
 }
 
@@ -246,6 +266,8 @@ fn the_kernel_and_the_model_agree_on_every_history<F: Family>() {
         Verdict::NoFlowReset,
         Verdict::NoServiceReset,
         Verdict::DsrToBackend,
+        Verdict::DsrStaleReset,
+        Verdict::DsrStaleDrop,
         Verdict::EchoReply,
         Verdict::IcmpToBackend,
         Verdict::ServiceParked,

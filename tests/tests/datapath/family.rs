@@ -138,6 +138,7 @@ impl Family for Ipv6 {
         match name {
             maps::FLOWS => maps::FLOWS6,
             maps::HALF_OPEN => maps::HALF_OPEN6,
+            maps::PENDING => maps::PENDING6,
             other => other,
         }
     }

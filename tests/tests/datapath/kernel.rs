@@ -13,7 +13,7 @@ use vipd_common::addr::{Ipv4Bytes, MacAddr, mapped};
 use vipd_common::buckets::{Buckets, Entry};
 use vipd_common::maps::{
     self, Active, Address, AddressEntry, Backend, Counter, Flow, FlowKey, ForwardMode, Group,
-    Interface, InterfaceEntry, KernelEvent, ServiceEntry, ServiceKey, ServiceState,
+    Interface, InterfaceEntry, KernelEvent, Pending, ServiceEntry, ServiceKey, ServiceState,
 };
 use vipd_common::verdict::Verdict;
 use vipd_common::wire::ip::Ip;
@@ -91,18 +91,24 @@ impl<F: Family> Kernel<F> {
             .map_max_entries(maps::FLOWS6, flows)
             .map_max_entries(maps::HALF_OPEN, half_open)
             .map_max_entries(maps::HALF_OPEN6, half_open)
+            .map_max_entries(maps::PENDING, half_open)
+            .map_max_entries(maps::PENDING6, half_open)
             .load(&object)
             .unwrap_or_else(|error| panic!("loading the object: {error:?}"));
-        for name in ["vipd", "vipd6", "pass"] {
+        for name in ["vipd", "vipd6", "vipd_replay", "pass"] {
             let program: &mut Xdp = ebpf.program_mut(name).unwrap().try_into().unwrap();
             program.load().unwrap_or_else(|error| panic!("loading {name}: {error}"));
         }
-        let ipv6: &Xdp = ebpf.program("vipd6").unwrap().try_into().unwrap();
-        let ipv6 = ipv6.fd().unwrap().try_clone().unwrap();
-        let programs = ebpf.map_mut(maps::PROGRAMS).unwrap();
-        ProgramArray::try_from(programs).unwrap().set(maps::IPV6_PROGRAM, &ipv6, 0).unwrap();
+        for (index, name) in [(maps::IPV6_PROGRAM, "vipd6"), (maps::MAIN_PROGRAM, "vipd")] {
+            let program: &Xdp = ebpf.program(name).unwrap().try_into().unwrap();
+            let program = program.fd().unwrap().try_clone().unwrap();
+            let programs = ebpf.map_mut(maps::PROGRAMS).unwrap();
+            ProgramArray::try_from(programs).unwrap().set(index, &program, 0).unwrap();
+        }
         let mut kernel = Self { ebpf, family: PhantomData, counted: None };
         kernel.interface(INGRESS, own);
+        // As with a daemon that is alive.
+        kernel.lease(u64::MAX);
         kernel
     }
 
@@ -222,6 +228,18 @@ impl<F: Family> Kernel<F> {
         map.iter().map(|entry| entry.unwrap()).collect()
     }
 
+    /// The unanswered SYNs, with their keys in IPv4.
+    pub fn pending(&mut self) -> Vec<(FlowKey<Ipv4Bytes>, Pending)> {
+        let pending = self.raw_pending().into_iter();
+        pending.map(|(key, it)| (translated_key(key, &F::bytes_back), it)).collect()
+    }
+
+    /// The unanswered SYNs as they are.
+    pub fn raw_pending(&mut self) -> Vec<(FlowKey<F::Addr>, Pending)> {
+        let map = self.hash::<FlowKey<F::Addr>, Pending>(F::map(maps::PENDING));
+        map.iter().map(|entry| entry.unwrap()).collect()
+    }
+
     /// The events that the kernel has reported since the last call.
     pub fn events(&mut self) -> Vec<KernelEvent> {
         let mut ring = RingBuf::try_from(self.map(maps::EVENTS)).unwrap();
@@ -311,13 +329,17 @@ impl<F: Family> Kernel<F> {
         self.counters()[verdict as usize].packets
     }
 
-    /// Removes every entry of the flow tables.
+    /// Removes every entry of the flow tables and every unanswered SYN.
     pub fn forget_flows(&mut self) {
         for table in [maps::FLOWS, maps::HALF_OPEN] {
             for (key, _) in self.raw_flows(table) {
                 let mut map = self.hash::<FlowKey<F::Addr>, Flow<F::Addr>>(F::map(table));
                 map.remove(&key).unwrap();
             }
+        }
+        for (key, _) in self.raw_pending() {
+            let map = F::map(maps::PENDING);
+            self.hash::<FlowKey<F::Addr>, Pending>(map).remove(&key).unwrap();
         }
     }
 
@@ -399,9 +421,7 @@ pub fn nat_backend(addr: Ipv4Addr, port: u16, mac: MacAddr, source: Ipv4Addr) ->
 
 /// A flow of one family in another.
 fn translated<A: Ip, B: Ip>((key, flow): Remembered<A>, addr: impl Fn(A) -> B) -> Remembered<B> {
-    let translate = |key: FlowKey<A>| {
-        FlowKey::new((addr(key.src), key.src_port), (addr(key.dst), key.dst_port))
-    };
+    let translate = |key: FlowKey<A>| translated_key(key, &addr);
     let flow = Flow {
         last_seen: flow.last_seen,
         leaves: translate(flow.leaves),
@@ -419,6 +439,10 @@ fn translated<A: Ip, B: Ip>((key, flow): Remembered<A>, addr: impl Fn(A) -> B) -
         zero: B::FLOW_PAD,
     };
     (translate(key), flow)
+}
+
+fn translated_key<A: Ip, B: Ip>(key: FlowKey<A>, addr: &impl Fn(A) -> B) -> FlowKey<B> {
+    FlowKey::new((addr(key.src), key.src_port), (addr(key.dst), key.dst_port))
 }
 
 fn object() -> Vec<u8> {

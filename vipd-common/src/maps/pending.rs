@@ -36,8 +36,18 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// In `state`: it was sent again.
+    /// In `state`: it went to the backend of another generation than the attempt's first SYN did,
+    /// or to the first one after it was held: it was sent again, by the daemon or by its client.
     pub const REPLAYED: u16 = 1;
+    /// In `state`: the service was parked, and so it went to nobody yet.
+    pub const HELD: u16 = 1 << 1;
+
+    /// Whether it is to be sent again now that its service has this generation.
+    #[inline(always)]
+    pub const fn is_waiting(&self, generation: u32) -> bool {
+        self.state & Self::REPLAYED == 0
+            && (self.state & Self::HELD != 0 || self.generation != generation)
+    }
 
     /// Nothing.
     pub const EMPTY: Self = Self {

@@ -95,8 +95,14 @@ pub trait IpHeader: Header + Debug {
     /// Whether TCP follows at once, and from its beginning.
     fn is_plain_tcp(&self) -> bool;
 
-    /// The header of an answer to the sender of this one, with a whole time to live.
-    fn answer(&self, protocol: u8, payload_len: u16) -> Self;
+    /// The header of a packet of this host's own, with a whole time to live.
+    fn between(src: Self::Addr, dst: Self::Addr, protocol: u8, payload_len: u16) -> Self;
+
+    /// The header of an answer to the sender of this one.
+    #[inline(always)]
+    fn answer(&self, protocol: u8, payload_len: u16) -> Self {
+        Self::between(self.dst(), self.src(), protocol, payload_len)
+    }
 
     /// Whether an ICMP message of this type is an error that quotes the datagram it is about.
     fn is_icmp_error(kind: u8) -> bool;

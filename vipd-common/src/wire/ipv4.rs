@@ -151,8 +151,8 @@ impl IpHeader for Ipv4Header {
     }
 
     #[inline(always)]
-    fn answer(&self, protocol: u8, payload_len: u16) -> Self {
-        let mut answer = Self {
+    fn between(src: Ipv4Bytes, dst: Ipv4Bytes, protocol: u8, payload_len: u16) -> Self {
+        let mut header = Self {
             version_ihl: PLAIN,
             tos: 0,
             total_len: (size_of::<Self>() as u16 + payload_len).to_be_bytes(),
@@ -161,11 +161,11 @@ impl IpHeader for Ipv4Header {
             ttl: FULL_TTL,
             protocol,
             checksum: [0; 2],
-            src: self.dst,
-            dst: self.src,
+            src,
+            dst,
         };
-        answer.fill_checksum();
-        answer
+        header.fill_checksum();
+        header
     }
 
     #[inline(always)]

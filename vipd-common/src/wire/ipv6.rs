@@ -127,8 +127,8 @@ impl IpHeader for Ipv6Header {
     }
 
     #[inline(always)]
-    fn answer(&self, protocol: u8, payload_len: u16) -> Self {
-        Self::new(protocol, FULL_TTL, payload_len, (self.dst, self.src))
+    fn between(src: Ipv6Bytes, dst: Ipv6Bytes, protocol: u8, payload_len: u16) -> Self {
+        Self::new(protocol, FULL_TTL, payload_len, (src, dst))
     }
 
     #[inline(always)]

@@ -22,6 +22,12 @@ pub mod tcp;
 pub unsafe trait Header: Copy + Sized {
     /// Bytes on the wire.
     const LEN: usize = size_of::<Self>();
+
+    /// Its bytes.
+    fn as_bytes(&self) -> &[u8] {
+        // SAFETY: the type has no padding, so every byte of it is initialised; borrowed as `self` is.
+        unsafe { core::slice::from_raw_parts((&raw const *self).cast(), size_of::<Self>()) }
+    }
 }
 
 // SAFETY: byte arrays have alignment 1, no padding, and every pattern is valid.

@@ -49,6 +49,12 @@ header! {
     }
 }
 
+/// The later of two sequence numbers (RFC 9293 section 3.4).
+#[inline(always)]
+pub const fn later(a: u32, b: u32) -> u32 {
+    if (a.wrapping_sub(b) as i32) < 0 { b } else { a }
+}
+
 impl TcpHeader {
     /// Header length in bytes as the data offset says; below 20 it is malformed.
     #[inline(always)]
@@ -109,17 +115,45 @@ impl TcpHeader {
             reset.ack = self.next_seq(payload).to_be_bytes();
             reset.flags = RST | ACK;
         }
-        reset.checksum = src
-            .add_to(dst.add_to(Sum::new()))
+        reset.checksum = reset.bare_checksum(src, dst);
+        Some(reset)
+    }
+
+    /// An acknowledgment without data, checksum included. Its window is zero: nobody is to send
+    /// anything on account of it.
+    pub fn acknowledgment<A: Ip>(
+        (src, src_port): (A, [u8; 2]),
+        (dst, dst_port): (A, [u8; 2]),
+        seq: u32,
+        ack: u32,
+    ) -> Self {
+        let mut header = Self {
+            src: src_port,
+            dst: dst_port,
+            seq: seq.to_be_bytes(),
+            ack: ack.to_be_bytes(),
+            data_offset: 5 << 4,
+            flags: ACK,
+            window: [0; 2],
+            checksum: [0; 2],
+            urgent: [0; 2],
+        };
+        header.checksum = header.bare_checksum(src, dst);
+        header
+    }
+
+    /// The checksum of a segment that is this header alone, with neither window nor urgent pointer.
+    #[inline(always)]
+    fn bare_checksum<A: Ip>(&self, src: A, dst: A) -> [u8; 2] {
+        src.add_to(dst.add_to(Sum::new()))
             .word([0, super::ipv4::PROTO_TCP])
             .word([0, 20])
-            .word(reset.src)
-            .word(reset.dst)
-            .dword(reset.seq)
-            .dword(reset.ack)
-            .word([reset.data_offset, reset.flags])
-            .checksum();
-        Some(reset)
+            .word(self.src)
+            .word(self.dst)
+            .dword(self.seq)
+            .dword(self.ack)
+            .word([self.data_offset, self.flags])
+            .checksum()
     }
 }
 
@@ -158,6 +192,12 @@ mod tests {
     fn a_reset_is_never_answered() {
         assert_eq!(segment(RST).reset(0, [0; 4], [0; 4]), None);
         assert_eq!(segment(RST | ACK).reset(0, [0; 4], [0; 4]), None);
+    }
+
+    #[test]
+    fn sequence_numbers_are_compared_round_the_circle() {
+        assert_eq!((later(5, 7), later(7, 5)), (7, 7));
+        assert_eq!((later(3, u32::MAX), later(u32::MAX, 3)), (3, 3));
     }
 
     #[test]

@@ -16,8 +16,8 @@ use vipd_common::maps::{
     Active, Address, AddressEntry, Backend, Confirmed, Counter, DEFAULT_FLOWS, DEFAULT_HALF_OPEN,
     DEFAULT_PENDING, EVENTS_BYTES, Flow, FlowKey, Group, IPV6_PROGRAM, InterfaceEntry, KernelEvent,
     MAIN_PROGRAM, MAX_GROUPS, MAX_INTERFACES, MAX_LINES, MAX_PROGRAMS, MAX_SLOTS, Pending,
-    REPLAY_END, REPLAY_FRAMES, REPLAY_NEXT, RIVAL_INTERVAL_NS, ReplayFrame, ServiceEntry,
-    ServiceKey,
+    REFUSED_INTERVAL_NS, REPLAY_END, REPLAY_FRAMES, REPLAY_NEXT, RIVAL_INTERVAL_NS, ReplayFrame,
+    ServiceEntry, ServiceKey,
 };
 use vipd_common::verdict::Verdict;
 use vipd_common::wire::ip::Ip;
@@ -48,11 +48,9 @@ static HALF_OPEN: Flows<Ipv4Bytes> = LruHashMap::with_max_entries(DEFAULT_HALF_O
 #[map]
 static HALF_OPEN6: Flows<Ipv6Bytes> = LruHashMap::with_max_entries(DEFAULT_HALF_OPEN, 0);
 #[map]
-static PENDING: LruHashMap<FlowKey<Ipv4Bytes>, Pending> =
-    LruHashMap::with_max_entries(DEFAULT_PENDING, 0);
+static PENDING: Syns<Ipv4Bytes> = LruHashMap::with_max_entries(DEFAULT_PENDING, 0);
 #[map]
-static PENDING6: LruHashMap<FlowKey<Ipv6Bytes>, Pending> =
-    LruHashMap::with_max_entries(DEFAULT_PENDING, 0);
+static PENDING6: Syns<Ipv6Bytes> = LruHashMap::with_max_entries(DEFAULT_PENDING, 0);
 #[map]
 static INTERFACES: Array<Bucket<InterfaceEntry>> =
     Array::with_max_entries(InterfaceEntry::BUCKETS, 0);
@@ -88,6 +86,7 @@ static PROGRAMS: ProgramArray = ProgramArray::with_max_entries(MAX_PROGRAMS, 0);
 type Vips<A> = Array<Bucket<AddressEntry<A>>>;
 type Services<A> = Array<Bucket<ServiceEntry<A>>>;
 type Flows<A> = LruHashMap<FlowKey<A>, Flow<A>>;
+type Syns<A> = LruHashMap<FlowKey<A>, Pending>;
 
 /// The kernel's maps.
 pub struct Maps;
@@ -171,6 +170,7 @@ pub trait Family: Ip {
     fn vips() -> &'static Vips<Self>;
     fn services() -> &'static Services<Self>;
     fn flows(which: FlowTable) -> &'static Flows<Self>;
+    fn syns() -> &'static Syns<Self>;
     fn room() -> &'static PerCpuArray<Draft<Self>>;
 }
 
@@ -191,6 +191,11 @@ impl Family for Ipv4Bytes {
             FlowTable::Established => &FLOWS,
             FlowTable::HalfOpen => &HALF_OPEN,
         }
+    }
+
+    #[inline(always)]
+    fn syns() -> &'static Syns<Self> {
+        &PENDING
     }
 
     #[inline(always)]
@@ -216,6 +221,11 @@ impl Family for Ipv6Bytes {
             FlowTable::Established => &FLOWS6,
             FlowTable::HalfOpen => &HALF_OPEN6,
         }
+    }
+
+    #[inline(always)]
+    fn syns() -> &'static Syns<Self> {
+        &PENDING6
     }
 
     #[inline(always)]
@@ -303,6 +313,30 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn note_refusal(&self, service: u32, generation: u32, ifindex: u32) {
+        // SAFETY: no arguments.
+        let now = unsafe { bpf_ktime_get_ns() };
+        let Some(last) = REFUSED_AT.get_ptr_mut(service) else { return };
+        // SAFETY: an aligned 64-bit word of a live array element; a race reports twice.
+        unsafe {
+            if now.wrapping_sub(*last) < REFUSED_INTERVAL_NS {
+                return;
+            }
+            *last = now;
+        }
+        report(KernelEvent {
+            time_ns: now,
+            kind: KernelEvent::REFUSED,
+            service,
+            generation,
+            ifindex,
+            addr: [0; 16],
+            mac: MacAddr::ZERO,
+            zero: [0; 2],
+        });
+    }
+
+    #[inline(always)]
     fn note_rival(&self, addr: [u8; 16], mac: MacAddr, ifindex: u32) {
         // SAFETY: no arguments.
         let now = unsafe { bpf_ktime_get_ns() };
@@ -330,6 +364,7 @@ impl Tables for Maps {
 impl<A: Family> TablesOf<A> for Maps {
     type FlowRef<'a> = Ref<Flow<A>>;
     type Room<'a> = Ref<Draft<A>>;
+    type PendingRef<'a> = Ref<Pending>;
 
     #[inline(always)]
     fn address(&self, addr: A) -> Option<Address> {
@@ -366,6 +401,22 @@ impl<A: Family> TablesOf<A> for Maps {
     fn remove_flow(&self, which: FlowTable, key: &FlowKey<A>) {
         // Not there is what was wanted.
         let _ = A::flows(which).remove(key);
+    }
+
+    #[inline(always)]
+    fn pending(&self, key: &FlowKey<A>) -> Option<Ref<Pending>> {
+        A::syns().get_ptr_mut(key).and_then(NonNull::new).map(Ref)
+    }
+
+    #[inline(always)]
+    fn put_pending(&self, key: &FlowKey<A>, pending: &Pending) {
+        // Where the kernel refuses it, the client repeats its SYN as it would without us.
+        let _ = A::syns().insert(key, pending, u64::from(BPF_ANY));
+    }
+
+    #[inline(always)]
+    fn remove_pending(&self, key: &FlowKey<A>) {
+        let _ = A::syns().remove(key);
     }
 }
 

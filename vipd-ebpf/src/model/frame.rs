@@ -3,6 +3,7 @@
 use std::vec;
 use std::vec::Vec;
 
+use vipd_common::maps::MAX_SYN;
 use vipd_common::wire::Header;
 use vipd_common::wire::eth::EthHeader;
 
@@ -49,6 +50,12 @@ impl Frame for Buffer {
         // SAFETY: exactly as many bytes as `T` has; `T: Header` has alignment 1 and is valid for
         // any of them.
         Some(unsafe { &mut *bytes.as_mut_ptr().cast::<T>() })
+    }
+
+    fn copy(&mut self, to: &mut [u8; MAX_SYN], length: usize) -> bool {
+        let Some(from) = self.bytes.get(self.start..self.start + length) else { return false };
+        to[..length].copy_from_slice(from);
+        true
     }
 
     fn length(&self) -> usize {

@@ -3,19 +3,23 @@
 use std::boxed::Box;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 use std::vec::Vec;
 
 use vipd_common::addr::{Ipv4Bytes, Ipv6Bytes, MacAddr};
 use vipd_common::maps::{
-    Active, Address, Backend, Flow, FlowKey, Group, KernelEvent, RIVAL_INTERVAL_NS, ServiceKey,
+    Active, Address, Backend, Flow, FlowKey, Group, KernelEvent, Pending, REFUSED_INTERVAL_NS,
+    RIVAL_INTERVAL_NS, ServiceKey,
 };
 use vipd_common::wire::ip::Ip;
 
 use crate::tables::{Draft, FlowTable, Tables, TablesOf};
 
-type Flows<A> = RefCell<HashMap<FlowKey<A>, Rc<Cell<Flow<A>>>>>;
+type Table<K, V> = RefCell<HashMap<K, Rc<Cell<V>>>>;
+type Flows<A> = Table<FlowKey<A>, Flow<A>>;
+type Syns<A> = Table<FlowKey<A>, Pending>;
 
 /// Everything the program reads and writes beside its frame. What the daemon writes is public; a
 /// flow table refuses new entries beyond `flow_capacity` instead of dropping old ones.
@@ -41,6 +45,7 @@ pub struct World {
     chance: Cell<u64>,
     first: RefCell<HashMap<u32, u32>>,
     rival_at: Cell<u64>,
+    refused_at: RefCell<HashMap<u32, u64>>,
     events: RefCell<Vec<KernelEvent>>,
 }
 
@@ -60,6 +65,7 @@ impl Default for World {
             chance: Cell::new(0x9e37_79b9_7f4a_7c15),
             first: RefCell::default(),
             rival_at: Cell::new(0),
+            refused_at: RefCell::default(),
             events: RefCell::default(),
         }
     }
@@ -73,6 +79,7 @@ pub struct Family<A: Ip> {
     pub services: HashMap<ServiceKey<A>, u32>,
     established: Flows<A>,
     half_open: Flows<A>,
+    pending: Syns<A>,
 }
 
 impl<A: Ip> Default for Family<A> {
@@ -82,6 +89,7 @@ impl<A: Ip> Default for Family<A> {
             services: HashMap::new(),
             established: Flows::default(),
             half_open: Flows::default(),
+            pending: Syns::default(),
         }
     }
 }
@@ -90,6 +98,11 @@ impl<A: Ip> Family<A> {
     /// The entries of a flow table, in no particular order.
     pub fn flows(&self, table: FlowTable) -> Vec<(FlowKey<A>, Flow<A>)> {
         self.table(table).borrow().iter().map(|(key, flow)| (*key, flow.get())).collect()
+    }
+
+    /// The SYNs that nobody has answered, in no particular order.
+    pub fn pending(&self) -> Vec<(FlowKey<A>, Pending)> {
+        self.pending.borrow().iter().map(|(key, pending)| (*key, pending.get())).collect()
     }
 
     fn table(&self, table: FlowTable) -> &Flows<A> {
@@ -125,30 +138,37 @@ impl HasFamily<Ipv6Bytes> for World {
     }
 }
 
-/// A flow in its table, or, as in the kernel, what was one when it was looked up: it may be removed
+/// A value in its table, or, as in the kernel, what was one when it was looked up: it may be removed
 /// meanwhile. Several may be alive at once, so this one works on a copy and puts that back.
-pub struct FlowRef<A: Ip> {
-    entry: Rc<Cell<Flow<A>>>,
-    flow: Flow<A>,
+pub struct Ref<V: Copy> {
+    entry: Rc<Cell<V>>,
+    value: V,
 }
 
-impl<A: Ip> Deref for FlowRef<A> {
-    type Target = Flow<A>;
-
-    fn deref(&self) -> &Flow<A> {
-        &self.flow
+impl<V: Copy> Ref<V> {
+    fn of<K: Eq + Hash>(table: &Table<K, V>, key: &K) -> Option<Self> {
+        let entry = table.borrow().get(key).cloned()?;
+        Some(Self { value: entry.get(), entry })
     }
 }
 
-impl<A: Ip> DerefMut for FlowRef<A> {
-    fn deref_mut(&mut self) -> &mut Flow<A> {
-        &mut self.flow
+impl<V: Copy> Deref for Ref<V> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        &self.value
     }
 }
 
-impl<A: Ip> Drop for FlowRef<A> {
+impl<V: Copy> DerefMut for Ref<V> {
+    fn deref_mut(&mut self) -> &mut V {
+        &mut self.value
+    }
+}
+
+impl<V: Copy> Drop for Ref<V> {
     fn drop(&mut self) {
-        self.entry.set(self.flow);
+        self.entry.set(self.value);
     }
 }
 
@@ -203,6 +223,25 @@ impl Tables for World {
         });
     }
 
+    fn note_refusal(&self, service: u32, generation: u32, ifindex: u32) {
+        let mut refused_at = self.refused_at.borrow_mut();
+        let last = refused_at.entry(service).or_default();
+        if self.now.wrapping_sub(*last) < REFUSED_INTERVAL_NS {
+            return;
+        }
+        *last = self.now;
+        self.events.borrow_mut().push(KernelEvent {
+            time_ns: self.now,
+            kind: KernelEvent::REFUSED,
+            service,
+            generation,
+            ifindex,
+            addr: [0; 16],
+            mac: MacAddr::ZERO,
+            zero: [0; 2],
+        });
+    }
+
     fn note_rival(&self, addr: [u8; 16], mac: MacAddr, ifindex: u32) {
         if self.now.wrapping_sub(self.rival_at.get()) < RIVAL_INTERVAL_NS {
             return;
@@ -225,8 +264,9 @@ impl<A: Ip> TablesOf<A> for World
 where
     Self: HasFamily<A>,
 {
-    type FlowRef<'a> = FlowRef<A>;
+    type FlowRef<'a> = Ref<Flow<A>>;
     type Room<'a> = Box<Draft<A>>;
+    type PendingRef<'a> = Ref<Pending>;
 
     fn address(&self, addr: A) -> Option<Address> {
         self.family().addresses.get(&addr).copied()
@@ -240,9 +280,8 @@ where
         Some(Box::new(Draft::EMPTY))
     }
 
-    fn flow(&self, table: FlowTable, key: &FlowKey<A>) -> Option<FlowRef<A>> {
-        let entry = self.family().table(table).borrow().get(key).cloned()?;
-        Some(FlowRef { flow: entry.get(), entry })
+    fn flow(&self, table: FlowTable, key: &FlowKey<A>) -> Option<Ref<Flow<A>>> {
+        Ref::of(self.family().table(table), key)
     }
 
     fn put_flow(&self, table: FlowTable, key: &FlowKey<A>, flow: &Flow<A>) -> bool {
@@ -260,5 +299,20 @@ where
 
     fn remove_flow(&self, table: FlowTable, key: &FlowKey<A>) {
         self.family().table(table).borrow_mut().remove(key);
+    }
+
+    fn pending(&self, key: &FlowKey<A>) -> Option<Ref<Pending>> {
+        Ref::of(&self.family().pending, key)
+    }
+
+    fn put_pending(&self, key: &FlowKey<A>, pending: &Pending) {
+        let mut table = self.family().pending.borrow_mut();
+        if table.len() < self.flow_capacity || table.contains_key(key) {
+            table.insert(*key, Rc::new(Cell::new(*pending)));
+        }
+    }
+
+    fn remove_pending(&self, key: &FlowKey<A>) {
+        self.family().pending.borrow_mut().remove(key);
     }
 }

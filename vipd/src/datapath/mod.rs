@@ -40,7 +40,9 @@ mod attach;
 mod error;
 mod events;
 mod layout;
+mod memory;
 mod pins;
+mod release;
 mod sys;
 mod tables;
 mod trial;
@@ -51,17 +53,22 @@ pub use attach::Attached;
 pub use error::DatapathError;
 pub use events::Events;
 pub use pins::{Inspection, PinnedInterface, Removed, detach_all, inspect_pins};
+pub use release::{Release, Released, Releaser};
 pub use trial::{try_load, unusable_pins};
 
 use events::Logger;
+use release::Worker;
 use tables::Tables;
 
-/// The embedded BPF object: programs [`PROGRAM`], [`IPV6_PROGRAM`] and [`PASS`], maps [`maps::ALL`].
+/// The embedded BPF object: programs [`PROGRAM`], [`IPV6_PROGRAM`], [`REPLAY_PROGRAM`] and [`PASS`],
+/// maps [`maps::ALL`], [`maps::REPLAY`] and [`maps::REPLAY_AT`].
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("VIPD_BPF_OBJECT"));
 /// The program that is attached.
 pub const PROGRAM: &str = "vipd";
 /// Where [`PROGRAM`] goes on with IPv6, by a tail call through [`maps::PROGRAMS`].
 pub const IPV6_PROGRAM: &str = "vipd6";
+/// Injects frames into [`PROGRAM`]; never attached.
+pub const REPLAY_PROGRAM: &str = "vipd_replay";
 /// An empty program: the floor of a benchmark, and what a veth peer needs for XDP_TX to reach it.
 pub const PASS: &str = "pass";
 
@@ -114,6 +121,7 @@ pub struct Datapath {
     tables: Tables,
     events: Option<RingBuf<MapData>>,
     logger: Option<Logger>,
+    worker: Option<Worker>,
     mode: XdpMode,
     attached: Vec<Attached>,
 }
@@ -145,7 +153,8 @@ impl Datapath {
         load(&mut ebpf)?;
         // Before the program is attached; one of an earlier vipd that still is goes on in the new
         // one from now on, on the same maps.
-        link_ipv6(&mut ebpf)?;
+        link_programs(&mut ebpf)?;
+        let worker = Worker::new(&mut ebpf)?;
         let logger = Logger::of(&mut ebpf);
         let events = ebpf
             .take_map(maps::EVENTS)
@@ -163,6 +172,7 @@ impl Datapath {
             tables,
             events: Some(events),
             logger,
+            worker: Some(worker),
             mode: settings.xdp_mode,
             attached: Vec::new(),
         };
@@ -255,6 +265,24 @@ impl Datapath {
             .map_err(|error| DatapathError::pin(format!("wait for {}", maps::EVENTS), error))
     }
 
+    /// Who does something for the clients of a failover, and what it did. The thread is in the
+    /// caller's network namespace. An error at the second call.
+    pub fn releaser(
+        &mut self,
+    ) -> Result<(Releaser, tokio::sync::mpsc::Receiver<Released>), DatapathError> {
+        let worker = self.worker.take();
+        worker.ok_or_else(|| DatapathError::Object("it has one releaser".to_owned()))?.spawn()
+    }
+
+    /// Why a [`Releaser`] could do nothing, if so; asked before it is made, and once the program is
+    /// on its interfaces.
+    pub fn can_release(&self) -> Result<(), String> {
+        let Some(worker) = &self.worker else { return Ok(()) };
+        self.attached.iter().try_for_each(|it| {
+            worker.check(it.ifindex).map_err(|why| format!("{}: {why}", it.name))
+        })
+    }
+
     /// Where the program is, as of the last [`Self::attach`] or [`Self::reattach`].
     pub fn interfaces(&self) -> &[Attached] {
         &self.attached
@@ -344,22 +372,28 @@ impl Drop for Pins {
 
 /// Has the kernel verify both halves of the program.
 fn load(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
-    for name in [PROGRAM, IPV6_PROGRAM] {
+    for name in [PROGRAM, IPV6_PROGRAM, REPLAY_PROGRAM] {
         xdp(ebpf, name)?.load().map_err(DatapathError::load)?;
     }
     Ok(())
 }
 
-/// Puts the IPv6 half where the other one looks for it. The map holds the program from here on, and
-/// the pin the map's content.
-fn link_ipv6(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
-    let program = xdp(ebpf, IPV6_PROGRAM)?.fd().and_then(|fd| Ok(fd.try_clone()?));
-    let program = program.map_err(DatapathError::load)?;
-    let programs = ebpf.take_map(maps::PROGRAMS).and_then(|map| ProgramArray::try_from(map).ok());
-    programs
-        .ok_or_else(|| DatapathError::Object(format!("it has no array {}", maps::PROGRAMS)))?
-        .set(maps::IPV6_PROGRAM, &program, 0)
-        .map_err(|e| DatapathError::map(format!("write {IPV6_PROGRAM} to {}", maps::PROGRAMS), e))
+/// Puts the programs where others look for them. The map holds them from here on, and the pin the
+/// map's content.
+fn link_programs(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    let linked = [(maps::IPV6_PROGRAM, IPV6_PROGRAM), (maps::MAIN_PROGRAM, PROGRAM)];
+    let mut programs = ebpf
+        .take_map(maps::PROGRAMS)
+        .and_then(|map| ProgramArray::try_from(map).ok())
+        .ok_or_else(|| DatapathError::Object(format!("it has no array {}", maps::PROGRAMS)))?;
+    for (index, name) in linked {
+        let program = xdp(ebpf, name)?.fd().and_then(|fd| Ok(fd.try_clone()?));
+        let program = program.map_err(DatapathError::load)?;
+        programs.set(index, &program, 0).map_err(|error| {
+            DatapathError::map(format!("write {name} to {}", maps::PROGRAMS), error)
+        })?;
+    }
+    Ok(())
 }
 
 /// Small tables, for who loads the object and carries no traffic.

@@ -18,7 +18,7 @@ use crate::order::{self, Accepted, Manner, Orders, Refusal};
 use crate::redis_node::{Report, Role};
 use crate::resolve::Resolver;
 use crate::sock_diag;
-use crate::timeline::Trigger;
+use crate::timeline::{Sighting, Trigger};
 
 /// The machine, and what it takes to ask Sentinels.
 pub(super) struct Witness {
@@ -128,6 +128,22 @@ impl Driver {
         let Some(witness) = &self.witness else { return };
         if witness.machine.sentinels() != readiness {
             self.tell_fast_fail(Monotonic::now(), Event::Sentinels(readiness));
+        }
+    }
+
+    /// A Sentinel has published something about a master.
+    pub(super) fn noticed(&mut self, master: MasterId, what: Sighting) {
+        match what {
+            Sighting::Sdown | Sighting::Odown => {
+                self.tell_fast_fail(Monotonic::now(), Event::Noticed(master));
+            }
+            // The core is no longer sure of the master by itself.
+            Sighting::Selected(_)
+            | Sighting::Promoting(_)
+            | Sighting::Promoted(_)
+            | Sighting::SwitchMaster
+            | Sighting::End
+            | Sighting::Aborted => {}
         }
     }
 

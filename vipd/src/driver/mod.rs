@@ -6,6 +6,7 @@
 //! neighbour, possession ────────────────────────────────────────┴▶ plan ──▶ datapath
 //! ```
 
+mod clients;
 mod fast_fail;
 mod host;
 mod knowledge;
@@ -31,6 +32,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tracing::{debug, error, info, warn};
 use vipd_common::maps::{Interface, KernelEvent};
 
+use self::clients::Requests;
 use self::fast_fail::Witness;
 use self::knowledge::Knowledge;
 use self::possession::{Possession, Probed};
@@ -42,7 +44,7 @@ use crate::announce::Port;
 use crate::clock::Monotonic;
 use crate::config::Config;
 use crate::control::{Answer as Reply, Control, Question, Request, Response};
-use crate::datapath::{Datapath, Events};
+use crate::datapath::{Datapath, Events, Released};
 use crate::failover::{Command, Event, Failover};
 use crate::holding::Holding;
 use crate::model::{MasterId, NextHop, unmapped_ip};
@@ -118,6 +120,7 @@ struct Driver {
     knowledge: Knowledge,
     failovers: VecDeque<Told>,
     switchovers: Switchovers,
+    requests: Requests,
     /// What isn't as it should be, since when.
     problems: BTreeMap<Problem, Instant>,
     /// Those that were logged.
@@ -147,6 +150,7 @@ struct Inputs {
     sources: Sources,
     network: watch::Receiver<Network>,
     kernel: Events,
+    released: mpsc::Receiver<Released>,
     probes: mpsc::Receiver<Probed>,
     rounds: mpsc::Receiver<Answer>,
     questions: mpsc::Receiver<Question>,
@@ -171,6 +175,7 @@ impl Driver {
                 event = inputs.kernel.next() => {
                     self.kernel_said(&event.context("the kernel's events can't be read")?);
                 }
+                Some(released) = inputs.released.recv() => self.released(&released),
                 changed = inputs.network.changed() => {
                     changed.context("the network is no longer watched")?;
                     self.network = inputs.network.borrow_and_update().clone();

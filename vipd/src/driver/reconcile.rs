@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{error, info, warn};
-use vipd_common::maps::ServiceState;
+use vipd_common::maps::{Active, ServiceState};
 
+use super::clients::Turned;
 use super::possession::Situation;
 use super::{Driver, host};
 use crate::clock::Monotonic;
 use crate::config::Mode;
 use crate::failover::{Desired, Event};
 use crate::model::MasterId;
-use crate::plan::{self, Plan, Problem, Step, Wanted};
+use crate::plan::{self, Plan, Problem, Service, Step, Vip, Wanted};
 use crate::timeline::FailoverRecord;
 
 /// What is solved sooner than this was no problem: a next hop that is just being resolved, say.
@@ -31,6 +32,31 @@ pub(super) struct Cutover {
     pub(super) last: Monotonic,
     /// What finding out what to write has taken.
     pub(super) planned: Duration,
+}
+
+/// A line of ACTIVE that was changed.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    line: u32,
+    before: Active,
+    after: Active,
+    /// Just before it was.
+    at: Monotonic,
+}
+
+impl Written {
+    /// It points at another node than before.
+    fn is_flip(&self) -> bool {
+        self.after.state() == ServiceState::Up
+            && self.after.generation() != self.before.generation()
+    }
+
+    /// Connections through it have ended, or it is no longer parked.
+    fn frees(&self) -> bool {
+        let unparked = self.before.state() == ServiceState::Parked;
+        self.after.generation() != self.before.generation()
+            || (unparked && self.after.state() == ServiceState::Up)
+    }
 }
 
 /// A failover, with what only the driver knows of it.
@@ -56,7 +82,12 @@ impl Driver {
         let written = self.apply(&plan.steps);
         self.release(&plan.release);
         self.report_problems(plan.problems);
-        for (master, cutover) in self.cutovers(&written, planned) {
+        let cutovers = self.cutovers(&written, planned);
+        // Before anything is said of it: clients wait.
+        for turned in self.turned(&written, &cutovers) {
+            self.requests.ask(&self.config.failover, turned);
+        }
+        for (master, cutover) in cutovers {
             let desired = self.failover.desired().get(master.0);
             if let Some(node) = desired.and_then(Desired::serves) {
                 self.flipped(master, node, cutover);
@@ -95,9 +126,8 @@ impl Driver {
         plan::diff(&self.topology, &wanted, &self.actual)
     }
 
-    /// Takes the steps; returns the services that point elsewhere now, by index, each with the
-    /// moment before it was written.
-    fn apply(&mut self, steps: &[Step]) -> Vec<(u32, Monotonic)> {
+    /// Takes the steps; returns the lines of ACTIVE that it changed.
+    fn apply(&mut self, steps: &[Step]) -> Vec<Written> {
         let mut written = Vec::new();
         for step in steps {
             let at = Monotonic::now();
@@ -110,11 +140,9 @@ impl Driver {
                 }
                 return written;
             }
-            if let Step::SetActive { service, active } = *step
-                && active.state() == ServiceState::Up
-                && active.generation() != self.actual.active(service).generation()
-            {
-                written.push((service, at));
+            if let Step::SetActive { service, active } = *step {
+                let before = self.actual.active(service);
+                written.push(Written { line: service, before, after: active, at });
             }
             self.actual.apply(step);
         }
@@ -123,27 +151,51 @@ impl Driver {
 
     /// By master, what was written for its services. Looked up only now: between the first service
     /// of a master and its last nothing is done but write.
-    fn cutovers(
-        &self,
-        written: &[(u32, Monotonic)],
-        planned: Duration,
-    ) -> BTreeMap<MasterId, Cutover> {
+    fn cutovers(&self, written: &[Written], planned: Duration) -> BTreeMap<MasterId, Cutover> {
         let mut cutovers = BTreeMap::new();
-        if written.is_empty() {
+        let flips: Vec<_> = written.iter().filter(|it| it.is_flip()).collect();
+        if flips.is_empty() {
             return cutovers;
         }
-        let services = self.topology.services();
-        let masters: HashMap<u32, MasterId> = services
-            .filter_map(|(vip, it)| Some((*self.actual.services.get(&vip.key(it))?, it.master)))
-            .collect();
-        for (service, at) in written {
-            let Some(master) = masters.get(service) else { continue };
+        let masters = self.masters_of_lines();
+        for Written { line, at, .. } in flips {
+            let Some((master, _)) = masters.get(line) else { continue };
             let one = Cutover { services: 0, first: *at, last: *at, planned };
             let cutover: &mut Cutover = cutovers.entry(*master).or_insert(one);
             cutover.services += 1;
             cutover.last = *at;
         }
         cutovers
+    }
+
+    /// Whose clients something is to be done for: in modes that carry connections, of lines that lead
+    /// to another node now, or nowhere, or are no longer parked.
+    fn turned(&self, written: &[Written], cutovers: &BTreeMap<MasterId, Cutover>) -> Vec<Turned> {
+        let mut turned: BTreeMap<Option<MasterId>, Turned> = BTreeMap::new();
+        if written.iter().all(|it| !it.frees()) {
+            return Vec::new();
+        }
+        let masters = self.masters_of_lines();
+        for it in written.iter().filter(|it| it.frees()) {
+            let service = masters.get(&it.line).copied();
+            // There the hosts' own kernels know the connections.
+            if service.is_some_and(|(_, mode)| mode == Mode::Host) {
+                continue;
+            }
+            let master = service.map(|(master, _)| master);
+            let flip = master.and_then(|master| cutovers.get(&master)).map(|it| it.first);
+            let none = Turned { master, flip, lines: BTreeSet::new() };
+            turned.entry(master).or_insert(none).lines.insert(it.line);
+        }
+        turned.into_values().collect()
+    }
+
+    fn masters_of_lines(&self) -> HashMap<u32, (MasterId, Mode)> {
+        let services = self.topology.services();
+        let line = |(vip, it): (&Vip, &Service)| {
+            Some((*self.actual.services.get(&vip.key(it))?, (it.master, vip.mode)))
+        };
+        services.filter_map(line).collect()
     }
 
     fn flipped(&mut self, master: MasterId, node: SocketAddr, cutover: Cutover) {

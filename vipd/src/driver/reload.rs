@@ -112,6 +112,7 @@ impl Driver {
                 Some(Told { record, ..told })
             })
             .collect();
+        self.requests.renumber(|master| knowledge.master(self.knowledge.name(master)));
         let names = self.settled.iter().map(|master| self.knowledge.name(*master));
         self.settled = names.filter_map(|name| knowledge.master(name)).collect();
         self.config = config;

@@ -50,6 +50,7 @@ impl Driver {
                     master = self.knowledge.name(master),
                     "{what:?}"
                 );
+                self.noticed(master, what);
                 self.tell(at, Event::Seen { sentinel, master, what: self.believed(master, what) });
             }
             Report::Unresolvable { sentinel, master, error } => warn!(
@@ -111,6 +112,7 @@ impl Driver {
         problems.extend(self.holding.problems());
         problems.extend(self.rounds.problems());
         problems.extend(self.host_problems.iter().cloned());
+        problems.extend(self.requests.problem());
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: Some(std::process::id()),

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::info;
 use vipd_common::maps::Address;
 
+use super::clients::Requests;
 use super::fast_fail::{Done, Witness};
 use super::knowledge::Knowledge;
 use super::possession::Possession;
@@ -18,7 +19,7 @@ use super::switchover::Switchovers;
 use super::{Driver, Inputs, QUEUE, host};
 use crate::announce::Schedule;
 use crate::clock::Monotonic;
-use crate::config::{Config, OnStop};
+use crate::config::{Config, Mode, OnStop};
 use crate::control::{Access, Control};
 use crate::datapath::{Datapath, OpenSettings};
 use crate::failover::{Desired, Failover, Settings};
@@ -163,6 +164,7 @@ impl Driver {
             settled,
             failovers: VecDeque::new(),
             switchovers,
+            requests: Requests::default(),
             problems: BTreeMap::new(),
             reported: BTreeSet::new(),
             cables: Vec::new(),
@@ -183,6 +185,9 @@ impl Driver {
         let interfaces = driver.config.daemon.interfaces.clone();
         driver.datapath.attach(&interfaces)?;
         driver.datapath.commit();
+        let problem = driver.carries().then(|| driver.datapath.can_release().err()).flatten();
+        let (releaser, released) = driver.datapath.releaser()?;
+        driver.requests.open(releaser, problem);
         // Now that the kernel is kept from answering for them, VIPs may be held.
         driver.may_hold = true;
         driver.quiet_held_addresses();
@@ -208,12 +213,18 @@ impl Driver {
             sources,
             network,
             kernel,
+            released,
             probes,
             rounds: answers,
             questions,
             switchovers: asks,
         };
         Ok((driver, inputs))
+    }
+
+    /// Whether connections go through this host.
+    fn carries(&self) -> bool {
+        self.topology.vips.iter().any(|vip| matches!(vip.mode, Mode::Nat | Mode::Dsr))
     }
 
     /// Leaves the host as it was, or as `on_stop = "keep"` wants it.

@@ -19,11 +19,13 @@
 //!   that it still is. A firewall that rejects vipd looks like a process that is gone, and to
 //!   replicas it doesn't;
 //! * on the node's own host, nobody listens on its port (the driver's check);
+//! * no Sentinel has noticed it yet: from then on a failover of its own may begin at any time;
 //! * the Sentinel to be asked has a quorum, no TILT, no failover in progress, a fit replica, and
 //!   names that very node as the master (`order::preconditions`).
 //!
 //! The last two are looked at while the grace runs, so that they cost no time.
 
+mod heard;
 mod never;
 #[cfg(test)]
 mod tests;
@@ -35,6 +37,7 @@ use std::time::Duration;
 
 pub use self::never::Never;
 
+use self::heard::Heard;
 use self::watch::{Turn, Watch};
 use crate::clock::Monotonic;
 use crate::model::MasterId;
@@ -104,6 +107,8 @@ pub enum Event {
     Node(SocketAddr, Answer),
     /// What the Sentinels are good for, if that has changed.
     Sentinels(Sentinels),
+    /// A Sentinel has found this master down.
+    Noticed(MasterId),
     /// The answer to [`Command::Check`] of that number.
     Checked(MasterId, u64, Result<(), Never>),
     /// The answer to [`Command::Order`]: `Ok` also if it may be under way without an answer.
@@ -148,6 +153,7 @@ pub struct Death {
 pub struct FastFail {
     settings: Settings,
     sentinels: Sentinels,
+    heard: Heard,
     masters: Vec<Watch>,
 }
 
@@ -155,7 +161,7 @@ impl FastFail {
     /// Watches this many masters; nobody is served yet.
     pub fn new(settings: Settings, masters: usize) -> Self {
         let masters = vec![Watch::default(); masters];
-        Self { settings, sentinels: Sentinels::Minority, masters }
+        Self { settings, sentinels: Sentinels::Minority, heard: Heard::default(), masters }
     }
 
     /// Goes on from what was ordered under another configuration; `same` finds a master there by its
@@ -177,12 +183,14 @@ impl FastFail {
                 self.with(now, master, &mut out, |it| it.served(served));
             }
             Event::Node(node, answer) => {
+                self.heard.note(now, node, answer);
                 self.each(now, &mut out, |it| it.heard(node, answer));
             }
             Event::Sentinels(sentinels) => {
                 self.sentinels = sentinels;
                 self.each(now, &mut out, |it| it.decide());
             }
+            Event::Noticed(master) => self.with(now, master, &mut out, |it| it.noticed()),
             Event::Checked(master, number, result) => {
                 self.with(now, master, &mut out, |it| it.checked(number, result));
             }
@@ -218,9 +226,9 @@ impl FastFail {
         out: &mut Vec<Command>,
         act: impl FnOnce(&mut Turn<'_>),
     ) {
-        let Self { settings, sentinels, masters } = self;
+        let Self { settings, sentinels, heard, masters } = self;
         if let Some(watch) = masters.get_mut(id.0) {
-            act(&mut Turn { watch, id, now, settings, sentinels: *sentinels, out });
+            act(&mut Turn { watch, id, now, settings, sentinels: *sentinels, heard, out });
         }
     }
 

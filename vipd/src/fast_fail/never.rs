@@ -14,6 +14,9 @@ pub enum Never {
     /// One was asked for a short time ago.
     #[error("a failover was asked for {} s ago already", .0.as_secs())]
     TooSoon(Duration),
+    /// A Sentinel has found it down: its failover and one that is asked for would collide.
+    #[error("a Sentinel has noticed it itself")]
+    Noticed,
     /// A Sentinel is in TILT.
     #[error("a Sentinel is in TILT")]
     Tilt,

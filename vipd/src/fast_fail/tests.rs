@@ -235,6 +235,25 @@ fn never() {
             vec![Never::Listening(node(101))],
         ),
         (
+            "after a Sentinel has noticed it",
+            |it| {
+                it.dead(DEATH, DEATH + 5);
+                it.checked(DEATH + 6, Ok(()));
+                it.tell(DEATH + 10, Event::Noticed(MASTER));
+                it.dead(DEATH + 15, DEATH + 5_000);
+            },
+            vec![Never::Noticed],
+        ),
+        (
+            "after a Sentinel had noticed it: it was silent first",
+            |it| {
+                it.tell(DEATH, Event::Noticed(MASTER));
+                it.dies(DEATH + 10);
+                it.dead(DEATH + 45, DEATH + 5_000);
+            },
+            vec![Never::Noticed],
+        ),
+        (
             "on silence alone",
             |it| {
                 for at in (DEATH..DEATH + 60_000).step_by(250) {
@@ -402,6 +421,21 @@ fn the_answer_to_an_earlier_check_is_ignored() {
     bench.dead(DEATH + 515, DEATH + 600);
     assert_eq!(bench.orders(), 0);
     bench.checked(DEATH + 601, Ok(()));
+    assert_eq!(bench.orders(), 1);
+}
+
+#[test]
+fn a_master_that_dies_as_soon_as_it_is_served_was_seen_before() {
+    let mut bench = Bench::well();
+    bench.tell(DEATH - 99, Event::Node(node(102), Answer::Master));
+    bench.tell(DEATH - 99, Event::Node(node(103), Answer::Replica(Some(node(102)))));
+    let served = Served { node: node(102), replicas: BTreeSet::from([node(103)]) };
+    bench.tell(DEATH - 1, Event::Served(MASTER, Some(served)));
+    for at in (DEATH..DEATH + 50).step_by(5) {
+        bench.tell(at, Event::Node(node(102), Answer::Refused));
+        bench.tell(at, Event::Node(node(103), Answer::Replica(None)));
+        bench.checked(at, Ok(()));
+    }
     assert_eq!(bench.orders(), 1);
 }
 

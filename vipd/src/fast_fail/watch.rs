@@ -1,13 +1,11 @@
 //! One master, watched.
 
-use std::collections::BTreeMap;
 use std::mem::discriminant;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{
-    Answer, Command, Death, GAP, Never, PATIENCE, REST, SEEN, Sentinels, Served, Settings,
-};
+use super::heard::{Heard, Testimony};
+use super::{Answer, Command, Death, GAP, Never, PATIENCE, REST, Sentinels, Served, Settings};
 use crate::clock::Monotonic;
 use crate::model::MasterId;
 
@@ -18,10 +16,6 @@ pub(super) struct Watch {
     served: Option<Served>,
     /// Of whom the rest speaks: who was served last.
     about: Option<SocketAddr>,
-    /// When it answered as master last.
-    seen: Option<Monotonic>,
-    /// What its replicas said.
-    replicas: BTreeMap<SocketAddr, Link>,
     /// It is asked every few milliseconds because of a hint.
     pressed: bool,
     suspicion: Option<Suspicion>,
@@ -29,19 +23,12 @@ pub(super) struct Watch {
     ordered: Option<Monotonic>,
     /// … and of the one before, should the last be refused.
     ordered_before: Option<Monotonic>,
+    /// A Sentinel has found it down since it answered last.
+    noticed: bool,
     /// Before this, nothing is looked at again.
     rest: Option<Monotonic>,
     /// Checks so far.
     checks: u64,
-}
-
-/// A replica's connection to the master.
-#[derive(Clone, Copy, Default, Debug)]
-struct Link {
-    /// When it was connected last.
-    up: Option<Monotonic>,
-    /// When it was not, last.
-    down: Option<Monotonic>,
 }
 
 /// The node refuses connections.
@@ -76,6 +63,7 @@ pub(super) struct Turn<'a> {
     pub(super) now: Monotonic,
     pub(super) settings: &'a Settings,
     pub(super) sentinels: Sentinels,
+    pub(super) heard: &'a Heard,
     pub(super) out: &'a mut Vec<Command>,
 }
 
@@ -112,8 +100,7 @@ impl Turn<'_> {
             && self.watch.about != Some(node)
         {
             self.watch.about = Some(node);
-            self.watch.seen = None;
-            self.watch.replicas.clear();
+            self.watch.noticed = false;
         }
         // Others may be pressed than before.
         let gathering = self.is_gathering();
@@ -126,7 +113,8 @@ impl Turn<'_> {
 
     pub(super) fn heard(&mut self, node: SocketAddr, answer: Answer) {
         if self.watch.about != Some(node) {
-            return self.heard_replica(node, answer);
+            // A replica of its own, perhaps.
+            return self.decide();
         }
         // If it refuses, everybody is pressed in a moment.
         if std::mem::take(&mut self.watch.pressed) {
@@ -135,28 +123,13 @@ impl Turn<'_> {
         match answer {
             Answer::Refused => self.refused(node),
             Answer::Master => {
-                self.watch.seen = Some(self.now);
                 self.watch.rest = None;
+                self.watch.noticed = false;
                 self.recovered();
             }
             Answer::Replica(_) | Answer::Present => self.recovered(),
             Answer::Silent => self.calm(),
         }
-    }
-
-    fn heard_replica(&mut self, node: SocketAddr, answer: Answer) {
-        let Answer::Replica(of) = answer else { return };
-        let is_one = |served: &Served| served.replicas.contains(&node);
-        if !self.watch.served.as_ref().is_some_and(is_one) {
-            return;
-        }
-        let link = self.watch.replicas.entry(node).or_default();
-        if of == self.watch.about {
-            link.up = Some(self.now);
-        } else {
-            link.down = Some(self.now);
-        }
-        self.decide();
     }
 
     fn recovered(&mut self) {
@@ -209,8 +182,11 @@ impl Turn<'_> {
     /// Whatever can't change while the node refuses, or not for long.
     fn hopeless(&self) -> Option<Never> {
         let since = self.watch.suspicion.as_ref()?.since;
-        if self.watch.seen.is_none_or(|seen| since.since(seen) > SEEN) {
+        if !self.heard.was_master(self.watch.about?, since) {
             return Some(Never::NotSeen);
+        }
+        if self.watch.noticed {
+            return Some(Never::Noticed);
         }
         let ago = self.now.since(self.watch.ordered?);
         (ago < self.settings.interval).then_some(Never::TooSoon(ago))
@@ -270,20 +246,27 @@ impl Turn<'_> {
             Sentinels::Tilt => return Some(Never::Tilt),
             Sentinels::Minority => return Some(Never::Minority),
         }
-        let since = suspicion.since;
-        let mut witness = false;
-        for (replica, link) in &self.watch.replicas {
-            let up_now = link.up.is_some_and(|up| up >= since && link.down.is_none_or(|d| d <= up));
-            if up_now {
-                return Some(Never::Contradicted(*replica));
+        let (since, mut proven) = (suspicion.since, false);
+        if let Some(served) = &self.watch.served {
+            for &replica in &served.replicas {
+                match self.heard.testimony(replica, served.node, since) {
+                    Testimony::Alive => return Some(Never::Contradicted(replica)),
+                    Testimony::Dead => proven = true,
+                    Testimony::None => {}
+                }
             }
-            let was_up = link.up.is_some_and(|up| since.since(up) <= SEEN);
-            witness |= was_up && link.down.is_some_and(|down| down >= since);
         }
-        if !witness {
+        if !proven {
             return Some(Never::NoReplica);
         }
         (!passed).then_some(Never::Unanswered)
+    }
+
+    pub(super) fn noticed(&mut self) {
+        self.watch.noticed = true;
+        if self.is_gathering() {
+            self.give_up(Never::Noticed);
+        }
     }
 
     pub(super) fn asked(&mut self, result: Result<(), Never>) {

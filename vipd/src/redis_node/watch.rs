@@ -20,6 +20,9 @@ const PRESSING: Backoff = Backoff::new(Duration::from_millis(2), Duration::from_
 const SUSPECTED: Backoff = Backoff::new(Duration::from_millis(4), Duration::from_millis(4));
 /// Delays between attempts to connect otherwise.
 const RECONNECT: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+/// Delays after a connection that was cut and one that was cut at once: a process that dies closes
+/// its connections first, and the socket it listens on last. A moment later it is known which it is.
+const DYING: Backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(20));
 /// A connection that is cut after a shorter time is not reconnected at once.
 const SETTLED: Duration = Duration::from_millis(100);
 /// While pressed, a handshake that takes longer is better begun anew: its SYN may have been sent
@@ -70,7 +73,10 @@ enum Never {}
 impl Watch {
     async fn forever(mut self) -> Result<Never, Unheard> {
         let mut routine = RECONNECT;
+        let mut dying = DYING;
+        let mut cut = None;
         loop {
+            let mut is_dying = false;
             match self.connect().await {
                 Some(Ok(mut link)) => {
                     let since = Instant::now();
@@ -79,17 +85,29 @@ impl Watch {
                     // node does this all the time.
                     if since.elapsed() >= SETTLED {
                         routine.reset();
+                        dying.reset();
+                        cut = Some(Instant::now());
                         continue;
                     }
                 }
-                Some(Err(error)) => self.report(Err(error), None, Monotonic::now()).await?,
+                Some(Err(error)) => {
+                    is_dying = matches!(error, Error::Closed(_))
+                        && cut.is_some_and(|cut: Instant| cut.elapsed() < SETTLED);
+                    self.report(Err(error), None, Monotonic::now()).await?;
+                }
                 // Pressed in between.
                 None => {
                     self.pace = self.anew();
                     continue;
                 }
             }
-            let delay = if self.is_pressed() { self.pace.delay() } else { routine.delay() };
+            let delay = if self.is_pressed() {
+                self.pace.delay()
+            } else if is_dying {
+                dying.delay()
+            } else {
+                routine.delay()
+            };
             tokio::select! {
                 () = sleep(delay) => {}
                 result = pressed_anew(&mut self.urgency) => { result?; self.pace = self.anew(); }

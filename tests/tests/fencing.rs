@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use vipd::clock::Monotonic;
 use vipd_tests::client::Dialer;
 use vipd_tests::crowd::Arrivals;
+use vipd_tests::heal;
 use vipd_tests::ledger::{Ledger, Write};
 use vipd_tests::scenario::{scenario, verify};
 use vipd_tests::status::Failover;
-use vipd_tests::switchover::wait_replicas_known;
 use vipd_tests::wait::{PATIENCE, wait_for, wait_until};
 use vipd_tests::{Family, Habit, Lab, Mode, Options, Writer};
 
@@ -53,8 +53,8 @@ fn host_loses_no_write_of_clients_that_ignore_announcements() {
 
 /// The old master is alive and takes writes for some 10 s; through the VIP none reach it.
 fn no_write_is_lost(lab: &mut Lab) -> Result<()> {
+    heal::wait_ready(lab)?;
     for round in 0..ROUNDS {
-        wait_replicas_known(lab)?;
         let old = lab.master()?;
         // Names of this round only: what an earlier one wrote under the same key is not lost.
         let writer =
@@ -80,6 +80,7 @@ fn no_write_is_lost(lab: &mut Lab) -> Result<()> {
         ensure!(lost.is_empty(), "round {round}: {} lost: {:?}", lost.len(), lost[0]);
         verify_parked(&ledgers, lab, old, &told(lab, new)?)?;
         verify(lab, &ledgers, new)?;
+        heal::heal(lab, old, new)?;
     }
     Ok(())
 }

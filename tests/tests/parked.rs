@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use vipd_tests::heal;
 use vipd_tests::ledger;
 use vipd_tests::scenario::{Traffic, scenario, verify};
 use vipd_tests::status::Status;
-use vipd_tests::switchover::wait_replicas_known;
 use vipd_tests::wait::{PATIENCE, wait_until};
 use vipd_tests::{Lab, Mode, Options};
 
@@ -42,7 +42,7 @@ fn long_park(mode: Mode) -> Options {
 
 /// Nobody is there to end the parking; the lease does.
 fn killed_while_parked(lab: &mut Lab) -> Result<()> {
-    wait_replicas_known(lab)?;
+    heal::wait_ready(lab)?;
     let old = lab.master()?;
     let traffic = Traffic::start(lab, old)?;
     let replicas: Vec<_> = (0..lab.nodes.len()).filter(|&it| it != old).collect();
@@ -66,7 +66,7 @@ fn killed_while_parked(lab: &mut Lab) -> Result<()> {
 
 /// The Sentinels name the old master for a second still.
 fn killed_while_provisional(lab: &mut Lab) -> Result<()> {
-    wait_replicas_known(lab)?;
+    heal::wait_ready(lab)?;
     let old = lab.master()?;
     let traffic = Traffic::start(lab, old)?;
     lab.sentinels[0].fail_over()?;

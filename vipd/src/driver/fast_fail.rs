@@ -178,6 +178,9 @@ impl Driver {
                     sentinel = %accepted.sentinel,
                     "fast fail: the failover was asked for"
                 );
+                if let Some(sentinel) = self.knowledge.sentinel(&accepted.sentinel) {
+                    self.tell(Monotonic::now(), Core::Taken { master, sentinel });
+                }
                 Event::Asked(master, Ok(()))
             }
             Done::Asked(master, Err(refusal)) if refusal.may_be_under_way() => {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::clock::Monotonic;
-use crate::config::Config;
+use crate::config::{Config, Endpoint};
 use crate::connect::Error;
 use crate::failover::{Desired, Lineage};
 use crate::fast_fail;
@@ -97,6 +97,12 @@ impl Knowledge {
     /// A Sentinel's endpoint.
     pub fn endpoint(&self, sentinel: SentinelId) -> &str {
         self.sentinels.get(&sentinel).map_or("?", |it| it.endpoint.as_str())
+    }
+
+    /// The configured Sentinel at this endpoint.
+    pub fn sentinel(&self, endpoint: &Endpoint) -> Option<SentinelId> {
+        let text = endpoint.to_string();
+        self.sentinels.iter().find(|(_, it)| it.endpoint == text).map(|(id, _)| *id)
     }
 
     /// Keeps what a Sentinel said. Returns whether the set of nodes may have changed.

@@ -17,6 +17,7 @@ use super::reconcile::Told;
 use super::start::{Parts, Sources};
 use super::{Driver, host};
 use crate::announce::Schedule;
+use crate::clock::Monotonic;
 use crate::config::{Config, Daemon, Mode};
 use crate::control::{Access, Control};
 use crate::failover::Desired;
@@ -119,6 +120,8 @@ impl Driver {
         self.topology = topology;
         self.failover = failover;
         self.knowledge = knowledge;
+        // One that is under way sees what the core knows now, not what it knew.
+        self.switchovers.show(self.failover.desired(), Monotonic::now());
         // The old ones end with their replacement.
         self.watchers = watchers;
         self.followers = followers;

@@ -22,7 +22,7 @@ use crate::clock::Monotonic;
 use crate::config::{Config, Mode, OnStop};
 use crate::control::{Access, Control};
 use crate::datapath::{Datapath, OpenSettings};
-use crate::failover::{Desired, Failover, Settings};
+use crate::failover::{Desired, Event, Failover, Settings};
 use crate::holding::Holding;
 use crate::model::MasterId;
 use crate::neighbour::{self, Network};
@@ -229,7 +229,9 @@ impl Driver {
 
     /// Leaves the host as it was, or as `on_stop = "keep"` wants it.
     pub(super) async fn stop(mut self) -> Result<()> {
-        self.switchovers.stop().await;
+        if let Some(master) = self.switchovers.stop().await {
+            self.tell(Monotonic::now(), Event::Cancelled { master });
+        }
         let pin_dir = self.config.daemon.pin_dir.display().to_string();
         match self.config.daemon.on_stop {
             OnStop::Keep => {

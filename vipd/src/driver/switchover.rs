@@ -50,12 +50,14 @@ impl Switchovers {
     }
 
     /// Lets the one that is under way undo what it did.
-    pub(super) async fn stop(&mut self) {
-        let Some(Last { stop, task, .. }) = self.last.take() else { return };
+    /// Returns whose it was: what it still wants of the core, nobody hears any more.
+    pub(super) async fn stop(&mut self) -> Option<MasterId> {
+        let Last { master, stop, task, .. } = self.last.take()?;
         drop(stop);
         if timeout(UNDOING, task).await.is_err() {
             warn!("a switchover was cut short: see whether writers are paused");
         }
+        Some(master)
     }
 
     /// Shows the one that is under way what is served now.

@@ -379,7 +379,7 @@ fn any_fault() -> impl Strategy<Value = Fault> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     /// Whatever happens, no epoch has two owners, nothing is served without its own word, nobody is
     /// parked for long; and when everybody is back, the Sentinels' master is served.

@@ -40,6 +40,7 @@ mod report;
 mod site;
 #[cfg(test)]
 mod tests;
+mod undo;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

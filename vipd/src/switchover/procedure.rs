@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::warn;
 
 use super::checks::{self, Plan, Survey};
-use super::debts::{Debts, Undo};
+use super::debts::Debts;
 use super::report::{Failure, Lag, Progress, Why};
 use super::site::{Lost, Site, View};
 use super::{Millis, Order, Switched, hint, micros};
@@ -16,7 +16,7 @@ use crate::connect::Error;
 use crate::redis_node::Role;
 
 /// The pause's own end is this long after vipd means to end it: for a vipd that dies meanwhile.
-const GRACE: Duration = Duration::from_millis(500);
+pub(super) const GRACE: Duration = Duration::from_millis(500);
 /// For the order to be given and a replica to be selected, once all have caught up.
 const ORDERING: Duration = Duration::from_secs(2);
 /// After an order was accepted, the flip is waited for this long.
@@ -27,9 +27,7 @@ const SETTLING: Duration = Duration::from_secs(10);
 pub(super) const HINTING: Duration = Duration::from_secs(15);
 /// Between two looks at the replicas, and at the Sentinels.
 const LOOK: Duration = Duration::from_millis(2);
-const GLANCE: Duration = Duration::from_millis(100);
-/// Attempts to undo one thing.
-const ATTEMPTS: u32 = 5;
+pub(super) const GLANCE: Duration = Duration::from_millis(100);
 
 /// Carries the order out, or undoes everything. `Ok(None)` after a dry run. Ends early, and undoes
 /// what it has done so far, when `stop` ends.
@@ -71,25 +69,25 @@ pub async fn run<S: Site>(
     }
 }
 
-struct Procedure<'a, S> {
-    site: &'a S,
+pub(super) struct Procedure<'a, S> {
+    pub(super) site: &'a S,
     order: &'a Order,
-    progress: Progress,
-    debts: Debts,
-    paused: Option<Paused>,
+    pub(super) progress: Progress,
+    pub(super) debts: Debts,
+    pub(super) paused: Option<Paused>,
     /// The driver does park: once it no longer does, there is nothing to wait for.
     was_parked: bool,
 }
 
 /// The old master takes no writes.
 #[derive(Clone, Copy)]
-struct Paused {
-    node: SocketAddr,
-    since: Instant,
+pub(super) struct Paused {
+    pub(super) node: SocketAddr,
+    pub(super) since: Instant,
     /// When it must end.
     until: Instant,
     /// How long it was, once it has ended.
-    length: Option<Duration>,
+    pub(super) length: Option<Duration>,
 }
 
 impl<S: Site> Procedure<'_, S> {
@@ -225,12 +223,13 @@ impl<S: Site> Procedure<'_, S> {
     ) -> Result<(), Why> {
         let deadline = Instant::now() + within;
         let mut behind: Vec<Lag> =
-            replicas.iter().map(|&node| Lag { node, why: "was not asked".to_owned() }).collect();
+            replicas.iter().map(|&node| Lag { node, why: "does not answer".to_owned() }).collect();
         loop {
             let asked = behind.into_iter().map(|lag| async move {
                 match timeout_at(deadline, self.site.role(lag.node)).await {
                     Ok(answer) => lag_of(lag.node, answer, offset),
-                    Err(_) => Some(Lag { why: "does not answer".to_owned(), ..lag }),
+                    // What it said before says more than that it is slow now.
+                    Err(_) => Some(lag),
                 }
             });
             behind = join_all(asked).await.into_iter().flatten().collect();
@@ -389,96 +388,6 @@ impl<S: Site> Procedure<'_, S> {
                      and until then whoever writes to it without the VIP loses that"
                 ));
                 false
-            }
-        }
-    }
-
-    async fn restore_priorities(&mut self) -> Vec<String> {
-        let mut left = Vec::new();
-        for (node, priority) in self.debts.priorities.clone() {
-            left.extend(self.pay(Undo::Priority(node, priority)).await);
-        }
-        left
-    }
-
-    /// Ends the pause in the way that [`Debts::due`] asks for, if there is one.
-    async fn end_pause(&mut self) {
-        let due = self.debts.due();
-        for undo in due.into_iter().filter(|it| matches!(it, Undo::KillClients | Undo::Unpause)) {
-            if let Some(left) = self.pay(undo).await {
-                self.progress.step(left);
-            }
-        }
-    }
-
-    /// Pays everything; returns what could not be.
-    async fn undo(&mut self) -> Vec<String> {
-        let mut left = Vec::new();
-        for undo in self.debts.due() {
-            left.extend(self.pay(undo).await);
-        }
-        left
-    }
-
-    /// Undoes one thing; returns what is left of it.
-    async fn pay(&mut self, undo: Undo) -> Option<String> {
-        let old = self.paused.map(|it| it.node);
-        let mut last = None;
-        for attempt in 0..ATTEMPTS {
-            if attempt > 0 {
-                sleep(GLANCE).await;
-            }
-            let done = match (undo, old) {
-                (Undo::KillClients, Some(old)) => self.site.kill_clients(old).await,
-                (Undo::Unpause, Some(old)) => self.site.unpause(old).await,
-                (Undo::KillClients | Undo::Unpause, None) => Ok(()),
-                (Undo::Cancel, _) => {
-                    self.site.cancel();
-                    Ok(())
-                }
-                (Undo::Priority(node, priority), _) => {
-                    // Sentinel rewrites configuration files as it promotes.
-                    self.site.set_priority(node, priority, self.debts.ordered).await
-                }
-            };
-            match done {
-                Ok(()) => {
-                    self.debts.paid(undo);
-                    self.told(undo);
-                    return None;
-                }
-                Err(error) => last = Some(error),
-            }
-        }
-        // Not again: the rest matters more.
-        self.debts.paid(undo);
-        let error = last?;
-        Some(match undo {
-            Undo::KillClients => format!("the old master's clients are not cut off: {error}"),
-            Undo::Unpause => format!(
-                "the writers' pause was not ended ({error}): it ends by itself within {} ms",
-                GRACE.as_millis()
-            ),
-            Undo::Cancel => return None,
-            Undo::Priority(node, priority) => {
-                format!("set replica-priority of {node} back to {priority} by hand: {error}")
-            }
-        })
-    }
-
-    fn told(&mut self, undone: Undo) {
-        match undone {
-            Undo::KillClients => {}
-            Undo::Unpause => {
-                if let Some(paused) = &mut self.paused {
-                    let length = paused.since.elapsed();
-                    paused.length = Some(length);
-                    self.progress.step(format_args!("the pause is over, after {}", Millis(length)));
-                }
-            }
-            Undo::Cancel => self.progress.step("the clients of the VIP go on"),
-            Undo::Priority(node, priority) => {
-                self.progress.step(format_args!("replica-priority of {node} is {priority} again"));
             }
         }
     }

@@ -25,6 +25,7 @@ pub mod address;
 pub mod client;
 pub mod crowd;
 pub mod daemon;
+pub mod heal;
 pub mod host;
 pub mod lab;
 pub mod ledger;

@@ -149,16 +149,14 @@ impl fmt::Display for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let acknowledged: usize = self.runs.iter().map(|run| run.acknowledged).sum();
         writeln!(f, "{} switchovers under the load of {WRITERS} writers:", self.runs.len())?;
-        let figures: [(&str, fn(&Run) -> Duration); 3] = [
-            ("stall, as vipd tells it", |run| run.told),
-            ("blackout of writes", |run| run.blackout),
-            ("longest wait of one client", |run| run.longest),
-        ];
-        for (name, figure) in figures {
+        let mut line = |name: &str, figure: fn(&Run) -> Duration| {
             let (median, max) = self.median_and_max(figure);
             let ms = |it: Duration| it.as_secs_f64() * 1e3;
-            writeln!(f, "  {name:<28} median {:>7.1} ms, max {:>7.1} ms", ms(median), ms(max))?;
-        }
+            writeln!(f, "  {name:<28} median {:>7.1} ms, max {:>7.1} ms", ms(median), ms(max))
+        };
+        line("stall, as vipd tells it", |run| run.told)?;
+        line("blackout of writes", |run| run.blackout)?;
+        line("longest wait of one client", |run| run.longest)?;
         writeln!(f, "  {acknowledged} writes acknowledged, {} of them lost", self.lost())
     }
 }

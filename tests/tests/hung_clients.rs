@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use vipd_tests::crowd::{Blocked, How};
+use vipd_tests::heal;
 use vipd_tests::scenario::scenario;
-use vipd_tests::switchover::wait_replicas_known;
 use vipd_tests::wait::PATIENCE;
 use vipd_tests::{Family, Lab, Mode, Options};
 
@@ -45,7 +45,7 @@ fn clients_of_a_host_that_vanished_are_freed() {
 fn clients_are_freed_at_a_planned_failover() {
     for mode in [Mode::Nat, Mode::Dsr, Mode::Host] {
         scenario(Options::mode(mode), |lab| {
-            wait_replicas_known(lab)?;
+            heal::wait_ready(lab)?;
             freed(lab, |lab, _| lab.sentinels[0].fail_over())
         });
     }

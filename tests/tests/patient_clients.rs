@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use vipd_tests::crowd::Patient;
+use vipd_tests::heal;
 use vipd_tests::scenario::scenario;
-use vipd_tests::switchover::wait_replicas_known;
 use vipd_tests::wait::PATIENCE;
 use vipd_tests::{Family, Lab, Mode, Options};
 
@@ -36,7 +36,7 @@ fn ipv6_clients_who_waited_while_the_host_was_gone_are_connected() {
 fn nobody_is_refused_or_times_out_in_a_planned_failover() {
     for mode in [Mode::Nat, Mode::Dsr, Mode::Host] {
         scenario(Options::mode(mode), |lab| {
-            wait_replicas_known(lab)?;
+            heal::wait_ready(lab)?;
             let old = lab.master()?;
             let patient = Patient::start(&lab.dialer(), CROWD, GAP)?;
             lab.sentinels[0].fail_over()?;

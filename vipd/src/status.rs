@@ -110,6 +110,8 @@ pub enum ServiceState {
     Serving,
     /// A failover is on its way: packets are held back from the old master.
     Parked,
+    /// The same, for longer than packets may be held back: they reach the old master again.
+    Promoting,
     /// Packets reach the promoted replica; no Sentinel's epoch has confirmed it yet.
     Provisional,
     /// The master is known, but no packet can reach it; `problems` says why.

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use vipd_tests::daemon::Daemon;
+use vipd_tests::heal;
 use vipd_tests::namespace::output;
 use vipd_tests::sentinel::MASTER_NAME;
 use vipd_tests::{Lab, Mode, Options};
 
-use crate::heal::{self, heal};
 use crate::run::{self, Run};
 
 /// What happens to the master.
@@ -82,7 +82,8 @@ impl Cell {
             let run = run::measure(lab, self, number)?;
             let measured = begun.elapsed();
             eprint!("  {number}: {run}");
-            heal(lab, self.scenario, &run)?;
+            self.scenario.undo(lab, run.old)?;
+            heal::heal(lab, run.old, run.new)?;
             if self.fast_fail {
                 run::wait_since(run.fault, FAST_FAIL_INTERVAL + Duration::from_secs(1));
             } else {
@@ -126,6 +127,16 @@ impl Scenario {
                 let daemon = if lab.options().mode == Mode::Host { master } else { 0 };
                 switch_over(&lab.daemons[daemon])
             }
+        }
+    }
+
+    /// Undoes it.
+    fn undo(self, lab: &mut Lab, node: usize) -> Result<()> {
+        match self {
+            Self::Kill => lab.nodes[node].start(),
+            Self::Gone => lab.nodes[node].host().link_up(),
+            Self::Stop => lab.nodes[node].thaw(),
+            Self::Planned | Self::Switchover => Ok(()),
         }
     }
 }

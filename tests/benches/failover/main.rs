@@ -3,7 +3,6 @@
 
 mod cell;
 mod figures;
-mod heal;
 mod json;
 mod proofs;
 mod run;

@@ -154,12 +154,13 @@ impl Driver {
             Some(State::Confirming) => ServiceState::Confirming,
             Some(State::Withdrawn) => ServiceState::Withdrawn,
             Some(State::Parked) => ServiceState::Parked,
-            Some(State::Serving | State::Provisional)
+            Some(State::Serving | State::Promoting | State::Provisional)
                 if !matches!(active.state(), Kernel::Up | Kernel::Group) =>
             {
                 ServiceState::Down
             }
             Some(State::Serving) => ServiceState::Serving,
+            Some(State::Promoting) => ServiceState::Promoting,
             Some(State::Provisional) => ServiceState::Provisional,
         };
         let address = self.actual.addresses.get(&vip.addr);

@@ -20,6 +20,8 @@ pub(super) const HOLD_OFF: Duration = Duration::from_secs(10);
 pub(super) enum Limit {
     /// Nothing.
     Unlimited,
+    /// To be parked for a failover that vipd asks for.
+    Order,
     /// To be parked for a promotion.
     Park,
     /// To be parked for a node that an epoch names and that doesn't answer.
@@ -33,7 +35,13 @@ pub(super) enum Limit {
 impl Limit {
     pub(super) fn of(phase: Phase) -> Self {
         match phase {
-            Phase::Promoting { parked: true, .. } => Self::Park,
+            Phase::Promoting { promotion, parked: true, .. } => {
+                if promotion.candidate.is_some() {
+                    Self::Park
+                } else {
+                    Self::Order
+                }
+            }
             Phase::Promoting { parked: false, .. } => Self::Watch,
             Phase::Replacing { parked: true, .. } => Self::Replacement,
             Phase::Serving { served } => {
@@ -52,7 +60,7 @@ impl Limit {
     pub(super) fn length(self, park: Duration) -> Option<Duration> {
         match self {
             Self::Unlimited => None,
-            Self::Park | Self::Replacement => Some(park),
+            Self::Order | Self::Park | Self::Replacement => Some(park),
             Self::Watch => Some(WATCH),
             Self::Epoch(_) => Some(EPOCH),
         }

@@ -196,11 +196,17 @@ impl Turn<'_> {
     }
 
     pub(super) fn ordered(&mut self, why: Trigger, limit: Duration) {
-        self.timelines.ordered(self.now, self.id, why);
         self.step(Input::Ordered);
-        if self.master.limit == Limit::Park {
+        if self.master.phase.is_parked() {
+            self.timelines.ordered(self.now, self.id, why);
+        }
+        if self.master.limit == Limit::Order {
             self.master.limit_at = Some(self.now + limit);
         }
+    }
+
+    pub(super) fn taken(&mut self, leader: SentinelId) {
+        self.step(Input::Taken { leader });
     }
 
     pub(super) fn cancelled(&mut self) {
@@ -319,7 +325,8 @@ impl Turn<'_> {
             }
         }
         if before.is_parked() && !after.is_parked() && old == after.served().map(Served::addr) {
-            let record = self.timelines.unparked(now, id);
+            let goes_on = matches!(after, Phase::Promoting { .. } | Phase::Replacing { .. });
+            let record = self.timelines.unparked(now, id, goes_on);
             self.out.extend(record.map(super::record));
         }
     }

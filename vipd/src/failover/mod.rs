@@ -153,6 +153,13 @@ pub enum Event {
         /// The longest that the services may be parked for it.
         limit: Duration,
     },
+    /// This Sentinel has taken it on: if it gives up, the park ends.
+    Taken {
+        /// Of which name.
+        master: MasterId,
+        /// Which one.
+        sentinel: SentinelId,
+    },
     /// It did not ask after all, or no Sentinel took it on.
     Cancelled {
         /// Of which name.
@@ -250,6 +257,9 @@ pub enum State {
     Serving,
     /// A failover is on its way: held back from the old master.
     Parked,
+    /// A failover is on its way for longer than packets may be held back: the old master is served
+    /// until a replica is promoted.
+    Promoting,
     /// The promoted replica is served; no epoch has confirmed it yet.
     Provisional,
     /// Not announced, because too few Sentinels answer.
@@ -313,6 +323,9 @@ impl Failover {
             }
             Event::Ordered { master, why, limit } => {
                 self.with(master, now, &mut out, |it| it.ordered(why, limit));
+            }
+            Event::Taken { master, sentinel } => {
+                self.with(master, now, &mut out, |it| it.taken(sentinel));
             }
             Event::Cancelled { master } => {
                 self.with(master, now, &mut out, |it| it.cancelled());

@@ -125,7 +125,14 @@ impl Topology {
             let Some((target, provisional)) = confirmed_target(&confirmed) else { continue };
             let Some(entry) = adopted.get_mut(service.master.0) else { continue };
             let announced = leased || vip.mode != Mode::Host;
-            let parked = leased && actual.active(index).state() == ServiceState::Parked;
+            // Unless a flip was cut short: then it is to be finished.
+            let served = provisional.unwrap_or(target.addr).ip();
+            let leads_there = actual.backend(index).is_some_and(|backend| {
+                let ip = unmapped_ip(backend.addr);
+                ip == served || self.other_address(ip) == Some(served)
+            });
+            let parked =
+                leased && leads_there && actual.active(index).state() == ServiceState::Parked;
             match entry {
                 None => *entry = Some(Adopted { target, provisional, parked, announced }),
                 Some(known) => {

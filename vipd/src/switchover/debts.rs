@@ -11,7 +11,8 @@ pub struct Debts {
     pub paused: bool,
     /// The driver was told that a failover is about to be ordered.
     pub parked: bool,
-    /// It may have been ordered: Sentinel may promote somebody even if nobody was seen to be.
+    /// It may have been ordered, by whomever: Sentinel may promote somebody even if nobody was seen
+    /// to be.
     pub ordered: bool,
     /// Packets go to another node.
     pub flipped: bool,

@@ -38,6 +38,8 @@ mod procedure;
 mod remote;
 mod report;
 mod site;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -43,7 +43,14 @@ pub async fn run<S: Site>(
     progress: Progress,
     stop: impl Future<Output = ()>,
 ) -> Result<Option<Switched>, Failure> {
-    let mut procedure = Procedure { site, order, progress, debts: Debts::default(), paused: None };
+    let mut procedure = Procedure {
+        site,
+        order,
+        progress,
+        debts: Debts::default(),
+        paused: None,
+        was_parked: false,
+    };
     // Debts are written before the deed, so whatever this cuts short is undone.
     let outcome = tokio::select! {
         outcome = procedure.forward() => outcome,
@@ -70,6 +77,8 @@ struct Procedure<'a, S> {
     progress: Progress,
     debts: Debts,
     paused: Option<Paused>,
+    /// The driver does park: once it no longer does, there is nothing to wait for.
+    was_parked: bool,
 }
 
 /// The old master takes no writes.
@@ -101,7 +110,12 @@ impl<S: Site> Procedure<'_, S> {
         let behind = self.caught_up(&plan.replicas, offset, plan.catching_up);
         tokio::select! {
             behind = behind => behind?,
-            overtaken = self.overtaken(old) => return Err(overtaken),
+            overtaken = self.overtaken(old) => {
+                // Somebody else did, and whom it promotes may not have what is held back here.
+                self.debts.ordered = true;
+                self.debts.flipped = self.site.view().borrow().serves != Some(old);
+                return Err(overtaken);
+            }
         }
         self.progress.step(format_args!("every replica has offset {offset}, as the master has"));
         self.give_order(old).await?;
@@ -195,7 +209,8 @@ impl<S: Site> Procedure<'_, S> {
     async fn park(&mut self, plan: &Plan) -> Result<(), Why> {
         self.debts.parked = true;
         self.site.park(plan.catching_up + ORDERING).await?;
-        if self.site.view().borrow().parked {
+        self.was_parked = self.site.view().borrow().parked;
+        if self.was_parked {
             self.progress.step("the clients of the VIP are parked");
         }
         Ok(())
@@ -232,7 +247,7 @@ impl<S: Site> Procedure<'_, S> {
     /// Returns if somebody else moves the service, or the driver ends the park.
     async fn overtaken(&self, old: SocketAddr) -> Why {
         let mut view = self.site.view();
-        let was_parked = view.borrow().parked;
+        let was_parked = self.was_parked;
         let gone = view.wait_for(|view| {
             view.serves.is_some_and(|serves| serves != old) || (was_parked && !view.parked)
         });
@@ -267,7 +282,6 @@ impl<S: Site> Procedure<'_, S> {
     async fn flipped(&mut self, old: SocketAddr) -> Result<SocketAddr, Why> {
         let deadline = Instant::now() + FLIP;
         let mut view = self.site.view();
-        let was_parked = view.borrow().parked;
         loop {
             let now: View = *view.borrow_and_update();
             if let Some(new) = now.serves.filter(|serves| *serves != old) {
@@ -279,10 +293,11 @@ impl<S: Site> Procedure<'_, S> {
                 ));
                 return Ok(new);
             }
-            if was_parked && !now.parked {
+            if self.was_parked && !now.parked {
                 return Err(Why::Aborted);
             }
-            let pause_ends = self.paused.map_or(deadline, |it| it.until).min(deadline);
+            let paused = self.paused.filter(|_| self.debts.paused);
+            let pause_ends = paused.map_or(deadline, |it| it.until.min(deadline));
             tokio::select! {
                 changed = view.changed() => changed.map_err(|_| Lost)?,
                 () = sleep_until(pause_ends) => {

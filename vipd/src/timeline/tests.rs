@@ -98,7 +98,7 @@ fn a_park_without_a_promotion_is_on_record() {
     let mut timelines = serving(101);
     timelines.seen(at(100), MASTER, selected(102));
     timelines.parked(at(101), MASTER);
-    let record = timelines.unparked(at(2101), MASTER).unwrap();
+    let record = timelines.unparked(at(2101), MASTER, false).unwrap();
     assert_eq!(record.outcome, Outcome::Abandoned);
     assert_eq!((record.from, record.to), (Some(node(101)), node(101)));
     assert_eq!(record.timeline.parked_for(), Some(Duration::from_secs(2)));
@@ -106,6 +106,18 @@ fn a_park_without_a_promotion_is_on_record() {
     let clients = Clients { syns_replayed: 3, ..Clients::default() };
     let record = timelines.released(MASTER, None, clients).unwrap();
     assert_eq!(record.clients, Some(clients));
+}
+
+#[test]
+fn a_flip_after_a_park_that_was_too_long_is_the_same_failover_s() {
+    let mut timelines = serving(101);
+    timelines.seen(at(50), MASTER, Sighting::Sdown);
+    timelines.seen(at(100), MASTER, selected(102));
+    timelines.parked(at(101), MASTER);
+    timelines.unparked(at(2101), MASTER, true).unwrap();
+    let record = timelines.committed(at(3000), MASTER, node(102), None).unwrap();
+    assert_eq!((record.trigger, record.timeline.selected), (Trigger::Down, Some(at(100))));
+    assert_eq!(record.timeline.parked, None);
 }
 
 #[test]

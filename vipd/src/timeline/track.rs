@@ -74,12 +74,23 @@ impl Timelines {
         }
     }
 
-    /// Notes that they no longer are, without a flip; returns the record of that.
-    pub fn unparked(&mut self, now: Monotonic, master: MasterId) -> Option<FailoverRecord> {
+    /// Notes that they no longer are, without a flip; returns the record of that. Where the failover
+    /// `goes_on`, what was seen of it is also the flip's.
+    pub fn unparked(
+        &mut self,
+        now: Monotonic,
+        master: MasterId,
+        goes_on: bool,
+    ) -> Option<FailoverRecord> {
         let track = self.tracks.get_mut(master.0)?;
         let served = track.served?;
         let trigger = track.trigger(now);
+        let (seen, ordered) = (track.pending, track.ordered);
         let timeline = Timeline { unparked: Some(now), ..track.take(now) };
+        if goes_on {
+            track.pending = Timeline { parked: None, ..seen };
+            track.ordered = ordered;
+        }
         let record = FailoverRecord {
             id: self.next_id,
             master,

@@ -38,12 +38,12 @@ use crate::model::SentinelId;
 ///                                                              │         │
 ///                 ┌─────────── too few Sentinels, for long, ───│         │
 ///                 ▼            and it is to withdraw           │         │
-///             Withdrawn ── majority, no successor ────────────▶│         │
+///             Withdrawn ── majority, nothing else is known ───▶│         │
 ///               │   ▲                                          │         │
 ///     majority, │   │ no majority                              │         │
-///     successor ▼   │                                          │         │
-///             Returning ── candidate is master, ──────────────▶│         │
-///                          or majority, no successor           └─────────┘
+///  successor or ▼   │                                          │         │
+///   provisional Returning ── candidate is master, ────────────▶│         │
+///                          or majority, nothing else is known  └─────────┘
 /// ```
 ///
 /// In `Promoting` and `Replacing` the services are parked, as long as it is not for too long. In
@@ -115,6 +115,8 @@ pub(super) enum Input {
     Aborted { leader: SentinelId },
     /// vipd itself asks for a failover.
     Ordered,
+    /// This Sentinel has taken it on.
+    Taken { leader: SentinelId },
     /// It did not, or nobody took it on.
     Cancelled,
     /// What this phase waits for has not come in time. For [`Phase::Serving`], that is
@@ -219,8 +221,13 @@ impl Phase {
                 State::Parked
             }
             Self::Confirming { .. } | Self::Replacing { .. } => State::Confirming,
-            Self::Serving { served } | Self::Promoting { served, .. } => {
-                if served.provisional.is_some() { State::Provisional } else { State::Serving }
+            Self::Promoting { .. } => State::Promoting,
+            Self::Serving { served } => {
+                if served.provisional.is_some() {
+                    State::Provisional
+                } else {
+                    State::Serving
+                }
             }
             Self::Reverting { .. } => State::Provisional,
             Self::Withdrawn { .. } | Self::Returning { .. } => State::Withdrawn,
@@ -250,6 +257,7 @@ fn learning(input: Input) -> Phase {
         | Input::Selected { .. }
         | Input::Aborted { .. }
         | Input::Ordered
+        | Input::Taken { .. }
         | Input::Cancelled
         | Input::Overdue { .. }
         | Input::Expired { .. } => Phase::Learning,
@@ -266,6 +274,7 @@ fn confirming(candidate: Target, input: Input) -> Phase {
         | Input::Selected { .. }
         | Input::Aborted { .. }
         | Input::Ordered
+        | Input::Taken { .. }
         | Input::Cancelled
         | Input::Overdue { .. }
         | Input::Expired { .. } => Phase::Confirming { candidate },
@@ -292,8 +301,9 @@ fn serving(served: Served, input: Input) -> Phase {
             let promotion = Promotion { candidate: None, leader: None, was_replica: false };
             Phase::Promoting { served, promotion, parked: true }
         }
+        // Whoever the leader is if that isn't known: only the old master's own word leads back.
         Input::Aborted { leader } => match served.provisional {
-            Some(it) if it.leader == Some(leader) => reverted(served, it),
+            Some(it) if it.leader.is_none_or(|it| it == leader) => reverted(served, it),
             Some(_) | None => stays,
         },
         // Demoted: nobody will confirm it.
@@ -301,7 +311,9 @@ fn serving(served: Served, input: Input) -> Phase {
             Some(it) if it.node == node => reverted(served, it),
             Some(_) | None => stays,
         },
-        Input::Role { role: Role::Master(_) | Role::NoAnswer, .. } | Input::Cancelled => stays,
+        Input::Role { role: Role::Master(_) | Role::NoAnswer, .. }
+        | Input::Taken { .. }
+        | Input::Cancelled => stays,
         // Without a majority nobody knows whether it was confirmed.
         Input::Expired { support: Support::Majority } => match served.provisional {
             Some(it) => reverted(served, it),
@@ -338,14 +350,20 @@ fn promoting(served: Served, promotion: Promotion, parked: bool, input: Input) -
             }
             Role::Master(_) | Role::NoAnswer => stays,
         },
-        Input::Role { .. } | Input::Ordered => stays,
-        Input::Selected { leader, node, .. } if promotion.candidate == Some(node) => {
-            let promotion = Promotion { leader: Some(leader), ..promotion };
+        Input::Role { .. } => stays,
+        Input::Ordered => Phase::Promoting { served, promotion, parked: true },
+        Input::Taken { leader } => {
+            let leader = promotion.leader.or(Some(leader));
+            let promotion = Promotion { leader, ..promotion };
             Phase::Promoting { served, promotion, parked }
+        }
+        Input::Selected { leader, node, park } if promotion.candidate == Some(node) => {
+            let promotion = Promotion { leader: Some(leader), ..promotion };
+            Phase::Promoting { served, promotion, parked: parked || park }
         }
         // Whoever is late names whom it had selected before.
         Input::Selected { node, .. } if node == served.addr() => stays,
-        Input::Selected { leader, node, .. } => selected(served, leader, node, parked),
+        Input::Selected { leader, node, park } => selected(served, leader, node, parked || park),
         // Others give up all the time: those that were not elected.
         Input::Aborted { leader } => {
             if promotion.leader == Some(leader) {
@@ -388,6 +406,7 @@ fn replacing(served: Served, candidate: Target, parked: bool, input: Input) -> P
         | Input::Selected { .. }
         | Input::Aborted { .. }
         | Input::Ordered
+        | Input::Taken { .. }
         | Input::Cancelled => stays,
         Input::Expired { .. } => Phase::Replacing { served, candidate, parked: false },
         Input::Overdue { action: OnSentinelLoss::Withdraw, support } => match support {
@@ -421,6 +440,7 @@ fn reverting(target: Target, node: SocketAddr, input: Input) -> Phase {
         Input::Role { .. }
         | Input::Aborted { .. }
         | Input::Ordered
+        | Input::Taken { .. }
         | Input::Cancelled
         | Input::Expired { .. }
         | Input::Overdue { action: OnSentinelLoss::Hold, .. } => stays,
@@ -435,14 +455,19 @@ fn withdrawn(served: Served, input: Input) -> Phase {
         Input::Claims { support: Support::Majority, successor: Some(candidate), .. } => {
             Phase::Returning { served, candidate }
         }
+        // Whether it was confirmed meanwhile, or demoted, they don't say: only what was is sure.
         Input::Claims { support: Support::Majority, successor: None, .. } => {
-            Phase::Serving { served }
+            match served.provisional {
+                Some(_) => Phase::Returning { served, candidate: served.target },
+                None => Phase::Serving { served },
+            }
         }
         Input::Claims { support: Support::Nobody | Support::Minority, .. }
         | Input::Role { .. }
         | Input::Selected { .. }
         | Input::Aborted { .. }
         | Input::Ordered
+        | Input::Taken { .. }
         | Input::Cancelled
         | Input::Overdue { .. }
         | Input::Expired { .. } => Phase::Withdrawn { served },
@@ -459,6 +484,7 @@ fn returning(served: Served, candidate: Target, input: Input) -> Phase {
         | Input::Selected { .. }
         | Input::Aborted { .. }
         | Input::Ordered
+        | Input::Taken { .. }
         | Input::Cancelled
         | Input::Overdue { .. }
         | Input::Expired { .. } => Phase::Returning { served, candidate },

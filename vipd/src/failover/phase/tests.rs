@@ -76,6 +76,15 @@ fn the_whole_transition_table() {
     let w = Withdrawn { served: is };
     let q = Returning { served: is, candidate: chosen };
     let phases = [l, c, s, v, o, p, u, r, z, w, q];
+    // Withdrawn before anybody had confirmed it.
+    let x = Withdrawn { served: was };
+    let y = Returning { served: was, candidate: is.target };
+    assert_eq!(x.next(claims(Majority, None)), y, "it is not announced on its own word");
+    assert_eq!(y.next(claims(Majority, None)), y);
+    assert_eq!(y.next(role(CHOSEN, AS_MASTER)), y);
+    assert_eq!(y.next(role(PRESENT, AS_MASTER)), s);
+    let confirmed = Returning { served: was, candidate: chosen };
+    assert_eq!(y.next(claims(Majority, Some(chosen))), confirmed);
 
     // Superseded, confirmed, or on the way there.
     let c2 = Confirming { candidate: newer };
@@ -105,6 +114,13 @@ fn the_whole_transition_table() {
     };
     let (v3, o3) = (Serving { served: now_of_other }, same(true));
 
+    let taken = Promotion { leader: Some(LEADER), ..promotion(None) };
+    let taken = Promoting { served: is, promotion: taken, parked: true };
+    assert_eq!(taken.next(Input::Aborted { leader: OTHER }), taken);
+    assert_eq!(taken.next(Input::Aborted { leader: LEADER }), s);
+    // Who leads is not known after a restart.
+    assert_eq!(d.next(Input::Aborted { leader: OTHER }), z);
+
     let table = [
         (claims(Nobody, None), [l, l, s, v, o, p, u, s, d, w, w]),
         (claims(Minority, None), [l, l, s, v, o, p, u, s, d, w, w]),
@@ -125,10 +141,9 @@ fn the_whole_transition_table() {
         (role(NEWER, Role::NoAnswer), phases),
         (selected(OTHER, NEWER), {
             let (fresh, before) = (other(is, true), other(was, true));
-            let lifted = other(is, false);
-            [l, c, fresh, before, fresh, fresh, lifted, r, other(doubtful, true), w, q]
+            [l, c, fresh, before, fresh, fresh, fresh, r, other(doubtful, true), w, q]
         }),
-        (selected(OTHER, CHOSEN), [l, c, o3, v3, o3, o3, same(false), r, v3, w, q]),
+        (selected(OTHER, CHOSEN), [l, c, o3, v3, o3, o3, o3, r, v3, w, q]),
         // Late: it is served already.
         (selected(OTHER, PRESENT), {
             let back = Promotion { leader: Some(OTHER), ..promotion(Some(PRESENT)) };
@@ -137,22 +152,11 @@ fn the_whole_transition_table() {
         }),
         (Input::Aborted { leader: LEADER }, [l, c, s, z, o, s, s, r, z, w, q]),
         (Input::Aborted { leader: OTHER }, phases),
-        (
-            Input::Ordered,
-            [
-                l,
-                c,
-                o,
-                { Promoting { served: was, promotion: promotion(None), parked: true } },
-                o,
-                p,
-                u,
-                r,
-                z,
-                w,
-                q,
-            ],
-        ),
+        (Input::Ordered, {
+            let again = Promoting { served: was, promotion: promotion(None), parked: true };
+            [l, c, o, again, o, p, p, r, z, w, q]
+        }),
+        (Input::Taken { leader: LEADER }, [l, c, s, v, taken, p, u, r, z, w, q]),
         (Input::Cancelled, [l, c, s, v, s, p, u, r, z, w, q]),
         (Input::Expired { support: Majority }, [l, c, s, z, s, u, s, u2, z, w, q]),
         (Input::Expired { support: Minority }, [l, c, s, v, s, u, s, u2, z, w, q]),

@@ -189,6 +189,7 @@ impl Checked {
             Event::Role { .. }
             | Event::Seen { .. }
             | Event::Ordered { .. }
+            | Event::Taken { .. }
             | Event::Cancelled { .. }
             | Event::Released { .. }
             | Event::Committed { .. }

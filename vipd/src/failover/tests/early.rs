@@ -137,9 +137,36 @@ fn a_promotion_that_does_not_come_ends_the_park_but_is_followed_when_it_does() {
     let not_promoted =
         Notice::NotPromoted { candidate: Some(node(102)), serving: node(101), aborted: false };
     assert_eq!(lab.overdue(), [not_promoted]);
-    assert_eq!(lab.desired(), serving(target(101, 3)));
+    assert_eq!(lab.desired(), desired(Some(target(101, 3)), true, State::Promoting));
     lab.expect(role(102, HEIR), &[]);
     assert_eq!(lab.desired(), provisional(target(101, 3), 102));
+}
+
+#[test]
+fn a_selection_after_a_park_that_came_to_nothing_parks_again_in_time() {
+    let mut lab = early(101, 3);
+    lab.expect(selected(S[1], 102), &[ask(102)]);
+    lab.overdue();
+    lab.expect(selected(S[2], 103), &[ask(103)]);
+    assert!(!lab.desired().parked, "too soon");
+    lab.now = lab.now + HOLD_OFF;
+    lab.expect(selected(S[1], 102), &[ask(102)]);
+    assert_eq!(lab.desired(), parked(target(101, 3)));
+    assert_eq!(lab.failover.deadline(), Some(lab.now + PARK));
+}
+
+#[test]
+fn a_host_that_was_withdrawn_does_not_announce_what_nobody_confirmed() {
+    let policy = LossPolicy::host(OnSentinelLoss::Withdraw, LEASE);
+    let adopted =
+        Adopted { provisional: Some(node(102)), announced: false, ..adopt(target(101, 3)) };
+    let mut lab = Lab::cutting_over(Cutover::Early, policy, Some(adopted));
+    lab.expect(claim(S[0], 101, 3), &[]);
+    lab.expect(claim(S[1], 101, 3), &[ask(101)]);
+    lab.expect(role(102, HEIR), &[]);
+    assert!(!lab.desired().announce);
+    lab.notices(role(101, HEIR));
+    assert_eq!(lab.desired(), serving(target(101, 3)));
 }
 
 #[test]
@@ -324,7 +351,10 @@ fn what_vipd_asks_for_parks_at_once_and_as_long_as_it_says() {
     lab.expect(ordered, &[]);
     assert_eq!(lab.desired(), parked(target(101, 3)));
     assert_eq!(lab.failover.deadline(), Some(at(0) + limit));
+    // From the selection on it is a failover like any other.
+    lab.now = at(6_900);
     lab.expect(selected(S[0], 102), &[ask(102)]);
+    assert_eq!(lab.failover.deadline(), Some(at(6_900) + PARK));
     // Too late: a Sentinel has taken it on.
     assert_eq!(lab.notices(Event::Cancelled { master: MASTER }), []);
     lab.expect(role(102, HEIR), &[]);
@@ -341,6 +371,14 @@ fn what_vipd_asks_for_parks_at_once_and_as_long_as_it_says() {
     let mut lab = early(101, 3);
     lab.expect(ordered, &[]);
     lab.overdue();
+    assert_eq!(lab.desired(), serving(target(101, 3)));
+
+    let mut lab = early(101, 3);
+    lab.expect(ordered, &[]);
+    lab.expect(Event::Taken { master: MASTER, sentinel: S[2] }, &[]);
+    lab.notices(aborted(S[0]));
+    assert!(lab.desired().parked);
+    lab.notices(aborted(S[2]));
     assert_eq!(lab.desired(), serving(target(101, 3)));
 }
 

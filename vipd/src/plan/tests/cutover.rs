@@ -129,6 +129,18 @@ fn a_commit_that_was_cut_short_is_finished_after_the_restart() {
 }
 
 #[test]
+fn a_cut_short_commit_out_of_a_park_is_finished_and_not_parked_again() {
+    let mut lab = Lab::serving();
+    lab.desired[0].parked = true;
+    lab.apply();
+    lab.serve(target(102, 2));
+    let plan = lab.diff();
+    lab.actual.apply(&plan.steps[0]);
+    let adopted = adopted(target(102, 2));
+    assert_eq!(lab.topology.adopted(&lab.actual, true), [Some(adopted)]);
+}
+
+#[test]
 fn what_was_confirmed_for_another_master_name_is_not_taken_over() {
     let mut lab = Lab::serving();
     assert_ne!(lab.topology.adopted(&lab.actual, false), [None]);

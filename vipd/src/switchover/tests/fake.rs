@@ -204,6 +204,7 @@ impl Site for Fake {
                     run_id: String::new(),
                     version: String::new(),
                     tilt: false,
+                    failover: Ok(()),
                     masters: vec![MasterAnswer::Known(known)],
                 }),
             }

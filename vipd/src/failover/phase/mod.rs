@@ -334,7 +334,8 @@ fn promoting(served: Served, promotion: Promotion, parked: bool, input: Input) -
                 let served = Served::confirmed(successor);
                 Phase::Promoting { served, promotion, parked }
             }
-            Some(_) | None => succeeded(served, successor, park),
+            // Who is parked stays so, whatever the settings.
+            Some(_) | None => succeeded(served, successor, park || parked),
         },
         Input::Claims { successor: None, .. } => stays,
         Input::Role { node, role } if promotion.candidate == Some(node) => match role {

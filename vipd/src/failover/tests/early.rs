@@ -408,6 +408,19 @@ fn cutover_confirmed_waits_for_the_epoch_and_parks_nobody() {
 }
 
 #[test]
+fn what_vipd_asks_for_stays_parked_until_its_flip_also_with_cutover_confirmed() {
+    let mut lab = Lab::serving(OnSentinelLoss::Hold, 101, 3);
+    let (why, limit) = (Trigger::FastFail, PARK);
+    lab.expect(Event::Ordered { master: MASTER, why, limit }, &[]);
+    lab.expect(selected(S[1], 102), &[]);
+    assert_eq!(lab.desired(), parked(target(101, 3)));
+    lab.expect(claim(S[1], 102, 4), &[ask(102)]);
+    assert_eq!(lab.desired(), parked(target(101, 3)));
+    lab.expect(role(102, HEIR), &[]);
+    assert_eq!(lab.desired(), serving(target(102, 4)));
+}
+
+#[test]
 fn the_record_of_an_early_flip_is_completed_by_its_epoch() {
     let mut lab = early(101, 3);
     lab.now = at(794);

@@ -2,6 +2,7 @@
 //! every byte of what comes out.
 
 mod arp;
+mod clients;
 mod differential;
 mod director;
 mod dsr;

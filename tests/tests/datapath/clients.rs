@@ -26,6 +26,7 @@ use vipd_common::maps::{
 };
 use vipd_common::wire::ip::Ip;
 use vipd_tests::host::Host;
+use vipd_tests::namespace::output;
 use vipd_tests::network::Network;
 use vipd_tests::reaper::{self, Reaper};
 use vipd_tests::{Family, Mode, Options};
@@ -55,6 +56,7 @@ impl Site {
         let pins = Path::new("/sys/fs/bpf").join(&name);
         let reaper = Reaper::watch(&name, &std::env::temp_dir().join(&name), &pins).unwrap();
         let network = Network::build(&name, &Options::mode(mode).family(family)).unwrap();
+        settle(&network);
         let vip = family.vips()[0];
         let settings = OpenSettings {
             pin_dir: pins.clone(),
@@ -135,7 +137,7 @@ impl Site {
     /// Clients that are connected, and have had an answer.
     fn connected(&self) -> Vec<TcpStream> {
         let streams = self.connect().into_iter().map(|it| it.join().unwrap().0);
-        streams.inspect(|stream| echo(stream)).collect()
+        streams.inspect(echo).collect()
     }
 
     /// The client's halves in FLOWS.
@@ -165,6 +167,24 @@ impl Site {
         match self.vip {
             IpAddr::V4(_) => keys::<Ipv4Bytes>(map(maps::PENDING).try_into().unwrap()),
             IpAddr::V6(_) => keys::<Ipv6Bytes>(map(maps::PENDING6).try_into().unwrap()),
+        }
+    }
+}
+
+/// Until every host can use its link-local address. Before, one that has the VIP on `lo` solicits
+/// nobody, and an answer that is a second late is followed by repeated segments; those make a client
+/// keep the ACK that the second case of the resets is about to itself (`tcp_invalid_ratelimit`).
+fn settle(network: &Network) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let director = network.director.as_ref();
+    for host in network.redis.iter().chain([&network.client]).chain(director) {
+        let tentative = || {
+            let mut command = host.namespace.command("ip");
+            output(command.args(["-6", "addr", "show", "tentative"])).unwrap()
+        };
+        while !tentative().is_empty() {
+            assert!(Instant::now() < deadline, "{}", tentative());
+            thread::sleep(Duration::from_millis(10));
         }
     }
 }

@@ -21,6 +21,7 @@ mod ndp;
 mod pending;
 mod refused;
 mod release;
+mod site;
 mod vlan;
 
 #[test]

@@ -46,10 +46,7 @@ pub fn handle<A: Ip<Header: Family>, T: TablesOf<A>>(
 ) -> Verdict {
     match A::Header::apart(|| carry(frame, tables, packet, segment)) {
         Some(verdict) => verdict,
-        None => {
-            remember(frame, tables, packet, segment);
-            open(frame, tables, packet, segment)
-        }
+        None => open(frame, tables, packet, segment),
     }
 }
 
@@ -178,6 +175,7 @@ fn open<A: Ip, T: TablesOf<A>>(
     let Some(service) = service::service_of(tables, segment) else { return Verdict::ServiceDown };
     // The flow will know the member of a group; another one may have the next connection.
     let service = choose(tables, service);
+    remember(frame, tables, packet, segment, service);
     let active = tables.standing(service);
     match active.state() {
         ServiceState::Up => {}

@@ -35,7 +35,7 @@ pub fn handle<A: Ip, T: TablesOf<A>>(
     let active = tables.standing(service);
     if segment.is_syn() {
         if begins(tables, &segment.key, active) {
-            remember(frame, tables, packet, segment);
+            remember(frame, tables, packet, segment, service);
         }
     } else if let Some(flow) = tables.flow(FlowTable::Established, &segment.key) {
         if follow(tables, flow, packet, segment, active, frame.ifindex()) {

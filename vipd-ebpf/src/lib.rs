@@ -13,6 +13,7 @@
 //!          ├─ icmp     echo; errors about forwarded packets
 //!          └─ service ─┬─ nat    full NAT, flows
 //!                      ├─ dsr    link-layer addresses only
+//!                      ├─ ports  source ports towards the backends
 //!                      ├─ pending  SYNs that nobody has answered
 //!                      └─ reset  RSTs (RFC 9293 section 3.10.7.1)
 //! ```
@@ -32,6 +33,7 @@ pub mod model;
 pub mod nat;
 pub mod ndp;
 pub mod pending;
+pub mod ports;
 pub mod program;
 pub mod reset;
 pub mod service;

@@ -5,9 +5,7 @@
 //! table and move to the established one when the client proves that it got the backend's
 //! SYN-ACK; a flood of SYNs from invented sources therefore never pushes a real connection out.
 
-use vipd_common::maps::{
-    Address, Backend, Flow, FlowKey, ServiceKey, ServiceState, direction, state,
-};
+use vipd_common::maps::{Address, Flow, FlowKey, ServiceState, direction, state};
 use vipd_common::verdict::Verdict;
 use vipd_common::wire::ip::{Ip, IpHeader as _};
 use vipd_common::wire::tcp::{self, later};
@@ -16,13 +14,12 @@ use crate::dsr::departure;
 use crate::frame::Frame;
 use crate::link::{self, Departure};
 use crate::pending::remember;
+use crate::ports::claim_port;
 use crate::program::{Family, ForUs};
 use crate::reset::refuse;
 use crate::service::{self, IpTcp, Segment};
-use crate::tables::{Draft, FlowTable, Tables, TablesOf};
+use crate::tables::{FlowTable, Tables, TablesOf};
 
-/// Source ports tried for a new connection before giving up.
-const PORT_TRIES: u32 = 12;
 /// Members of a group that are asked for one that is up.
 const MEMBER_TRIES: u32 = 3;
 /// A connection that was quiet for this long may have lost one half to a full table, which drops
@@ -49,10 +46,7 @@ pub fn handle<A: Ip<Header: Family>, T: TablesOf<A>>(
 ) -> Verdict {
     match A::Header::apart(|| carry(frame, tables, packet, segment)) {
         Some(verdict) => verdict,
-        None => {
-            remember(frame, tables, packet, segment);
-            open(frame, tables, packet, segment)
-        }
+        None => open(frame, tables, packet, segment),
     }
 }
 
@@ -181,6 +175,7 @@ fn open<A: Ip, T: TablesOf<A>>(
     let Some(service) = service::service_of(tables, segment) else { return Verdict::ServiceDown };
     // The flow will know the member of a group; another one may have the next connection.
     let service = choose(tables, service);
+    remember(frame, tables, packet, segment, service);
     let active = tables.standing(service);
     match active.state() {
         ServiceState::Up => {}
@@ -245,84 +240,6 @@ fn choose(tables: &impl Tables, service: u32) -> u32 {
     chosen
 }
 
-/// Takes a source port towards `backend` by adding the backend's half of the connection to the
-/// half-open table; false if none was found. The key in `draft` gets the port.
-///
-/// The client's own port is kept if it is in the range and free; else ports are tried from a
-/// random one on. If none of the tries is free, the last that only a half-open connection holds
-/// is taken from it: a flood may not lock clients out.
-#[inline(always)]
-fn claim_port<A: Ip, T: TablesOf<A>>(
-    tables: &T,
-    backend: &Backend,
-    draft: &mut Draft<A>,
-    now: u64,
-) -> bool {
-    let (first, last) = (u32::from(backend.first_port), u32::from(backend.last_port));
-    let span = last.wrapping_sub(first).wrapping_add(1);
-    if span == 0 || last < first {
-        return false;
-    }
-    let client_port = u32::from(u16::from_be_bytes(draft.flow.leaves.dst_port));
-    let client_port_fits = client_port >= first && client_port <= last;
-    let start = tables.random();
-    let mut stealable = None;
-    let mut tries = 0;
-    while tries < PORT_TRIES {
-        let port = if tries == 0 && client_port_fits {
-            client_port
-        } else {
-            first + start.wrapping_add(tries.wrapping_mul(7919)) % span
-        };
-        tries += 1;
-        draft.reply.dst_port = (port as u16).to_be_bytes();
-        match taken(tables, draft, now) {
-            Taken::Established => continue,
-            Taken::HalfOpen => stealable = Some(draft.reply.dst_port),
-            Taken::No => {
-                if tables.add_flow(FlowTable::HalfOpen, &draft.reply, &draft.flow) {
-                    return true;
-                }
-            }
-        }
-    }
-    let Some(port) = stealable else { return false };
-    draft.reply.dst_port = port;
-    // With its client's half, or that client would go on sending into this connection.
-    forget_holder(tables, FlowTable::HalfOpen, draft);
-    tables.add_flow(FlowTable::HalfOpen, &draft.reply, &draft.flow)
-}
-
-/// Who holds a tuple towards a backend.
-enum Taken {
-    No,
-    HalfOpen,
-    Established,
-}
-
-#[inline(always)]
-fn taken<A: Ip, T: TablesOf<A>>(tables: &T, draft: &mut Draft<A>, now: u64) -> Taken {
-    let reply = &draft.reply;
-    // A port of the VIP that is itself a service is not a source port.
-    if tables.service(&ServiceKey::new(reply.dst, reply.dst_port)).is_some() {
-        return Taken::Established;
-    }
-    if let Some(flow) = tables.flow(FlowTable::Established, reply) {
-        if !flow.is_expired(true, now) {
-            return Taken::Established;
-        }
-        forget_holder(tables, FlowTable::Established, draft);
-    }
-    match tables.flow(FlowTable::HalfOpen, &draft.reply) {
-        Some(flow) if !flow.is_expired(false, now) => Taken::HalfOpen,
-        Some(_) => {
-            forget_holder(tables, FlowTable::HalfOpen, draft);
-            Taken::No
-        }
-        None => Taken::No,
-    }
-}
-
 /// Whether a SYN on this flow's tuple begins another connection: the old one was reset, closed by
 /// both sides or forgotten. (RFC 9293 lets a SYN end TIME-WAIT.)
 #[inline(always)]
@@ -342,7 +259,7 @@ fn is_another_attempt<A: Ip>(flow: &Flow<A>, table: FlowTable, segment: &Segment
 
 /// Removes both halves of a connection from the table they stand in, given the key of either.
 #[inline(always)]
-fn forget<A: Ip, T: TablesOf<A>>(
+pub fn forget<A: Ip, T: TablesOf<A>>(
     tables: &T,
     table: FlowTable,
     key: &FlowKey<A>,
@@ -352,15 +269,6 @@ fn forget<A: Ip, T: TablesOf<A>>(
         tables.remove_flow(table, other);
     }
     tables.remove_flow(table, key);
-}
-
-/// Removes both halves of the connection that has a draft's key.
-#[inline(always)]
-fn forget_holder<A: Ip, T: TablesOf<A>>(tables: &T, table: FlowTable, draft: &mut Draft<A>) {
-    let Some(flow) = tables.flow(table, &draft.reply) else { return };
-    draft.other = flow.leaves.reversed();
-    drop(flow);
-    forget(tables, table, &draft.reply, &draft.other);
 }
 
 /// The half of a connection whose key is `other`, seen from the half whose key is `key`. Tables

@@ -10,32 +10,33 @@ use vipd_common::wire::ip::{Ip, IpHeader as _};
 
 use crate::frame::Frame;
 use crate::program::ForUs;
-use crate::service::{self, Segment};
+use crate::service::Segment;
 use crate::tables::TablesOf;
 
-/// Remembers a SYN that is about to be sent on, unless its service is down. One that is repeated
-/// keeps its age. Not inlined, for the kernel's stack.
+/// Remembers a SYN that is about to be sent on, unless `service`, of a group the member chosen, is
+/// down. One that is repeated keeps its age. Not inlined, for the kernel's stack.
 #[inline(never)]
 pub fn remember<A: Ip, T: TablesOf<A>>(
     frame: &mut impl Frame,
     tables: &T,
     packet: &ForUs<A>,
     segment: &Segment<A>,
+    service: u32,
 ) {
-    let Some(service) = service::service_of(tables, segment) else { return };
     let active = tables.standing(service);
     let held = match active.state() {
-        ServiceState::Down => return,
+        ServiceState::Down | ServiceState::Group => return,
         ServiceState::Parked => Pending::HELD,
-        ServiceState::Up | ServiceState::Group => 0,
+        ServiceState::Up => 0,
     };
     if let Some(mut known) = tables.pending(&segment.key)
         && known.seq == segment.seq
     {
         if held != 0 {
             known.state |= Pending::HELD;
-        } else if known.is_waiting(active.generation()) {
+        } else if known.service != service || known.is_waiting(active.generation()) {
             known.state = Pending::REPLAYED;
+            known.service = service;
             known.generation = active.generation();
         }
         return;

@@ -14,6 +14,9 @@ mod frames;
 #[path = "../../tests/datapath/kernel.rs"]
 mod kernel;
 mod repeat;
+#[expect(dead_code, reason = "shared with the tests")]
+#[path = "../../tests/datapath/site.rs"]
+mod site;
 
 use anyhow::{Result, ensure};
 use etherparse::ArpOperation;
@@ -30,12 +33,16 @@ use frames::{
 };
 use kernel::{Kernel, nat_backend};
 use repeat::{Repeat, Vary};
+use site::Site;
 
 /// Runs a measurement: the kernel counts in whole ns.
 const REPEAT: u32 = 1_000_000;
 /// Measurements a case, each beside one of the floor.
 const ROUNDS: usize = 9;
 const DSR_VIP: std::net::Ipv4Addr = std::net::Ipv4Addr::new(198, 18, 0, 251);
+
+/// SYNs to send again, and connections to reset.
+const MANY: u32 = 100_000;
 
 struct Case {
     what: &'static str,
@@ -69,6 +76,33 @@ fn main() -> Result<()> {
          minus floor\nin each round. NAT new flow: random sources, the table full, so that each \
          evicts another."
     );
+    release()
+}
+
+/// What a failover does for its clients, through a real pair of interfaces.
+fn release() -> Result<()> {
+    println!("\nafter a cutover, ms");
+    for count in [MANY / 100, MANY] {
+        let mut site = Site::<Ipv4>::up(ForwardMode::Nat, 2 * MANY);
+        for number in 0..count {
+            let (key, pending) = site.syn(number);
+            site.pending.insert(key, pending, 0)?;
+        }
+        let done = site.release(true, false);
+        ensure!(done.syns == count, "{done:?}");
+        let syns = done.replayed.since(done.begun);
+        let mut site = Site::<Ipv4>::up(ForwardMode::Nat, 2 * MANY);
+        for number in 0..count {
+            for (key, flow) in site.connection(number, ForwardMode::Nat) {
+                site.established.insert(key, flow, 0)?;
+            }
+        }
+        let done = site.release(false, true);
+        ensure!(done.freed == count, "{done:?}");
+        let freed = done.done.since(done.begun);
+        println!("{count:>7} SYNs sent again: {:>6.1}", syns.as_secs_f64() * 1e3);
+        println!("{count:>7} clients reset:   {:>6.1}", freed.as_secs_f64() * 1e3);
+    }
     Ok(())
 }
 
@@ -113,10 +147,13 @@ fn director<F: Family>() -> Kernel<F> {
     kernel.backend(10, Backend { mode: ForwardMode::Dsr as u32, ..backend });
     kernel.active(1, ServiceState::Up, 10, 1);
     director::connect(&mut kernel);
+    for segment in [Tcp::to_vip("S"), Tcp::to_vip("A").seq(1001, 5001)] {
+        kernel.run(&Tcp { to: (DIRECTOR_MAC, DSR_VIP, SERVICE_PORT), ..segment }.frame());
+    }
     kernel
 }
 
-fn cases() -> [Case; 9] {
+fn cases() -> [Case; 10] {
     let case = |what, frame, verdict, aim| Case { what, frame, vary: Vary::Nothing, verdict, aim };
     let to = |addr, segment: Tcp| Tcp { to: (DIRECTOR_MAC, addr, SERVICE_PORT), ..segment };
     let ask = arp_request();
@@ -128,7 +165,13 @@ fn cases() -> [Case; 9] {
     [
         case("pass: not for a VIP", to(R1, there.clone()).frame(), Verdict::NotVip, Some(10)),
         case("ARP reply", ask, Verdict::ArpReply, Some(30)),
-        case("DSR", to(DSR_VIP, there.clone()).frame(), Verdict::DsrToBackend, Some(30)),
+        case("DSR", to(DSR_VIP, there.clone()).frame(), Verdict::DsrToBackend, Some(60)),
+        case(
+            "DSR, a connection not known",
+            to(DSR_VIP, stranger.clone()).frame(),
+            Verdict::DsrToBackend,
+            None,
+        ),
         case("NAT hit, client to backend", there.frame(), Verdict::NatToBackend, Some(70)),
         case("NAT hit, backend to client", back.frame(), Verdict::NatToClient, Some(70)),
         Case {

@@ -152,7 +152,20 @@ fn frame() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![12 => tcp, 2 => error, 1 => echo, 1 => ask, 1 => noise]
 }
 
-fn step() -> impl Strategy<Value = Step> {
+/// A client's half of a handshake: what chance would hardly find.
+fn handshake() -> impl Strategy<Value = Vec<Step>> {
+    select(vec![VIP, DSR_VIP]).prop_map(|vip| {
+        let segment = |flags, seq| Tcp {
+            to: (DIRECTOR_MAC, vip, SERVICE_PORT),
+            ..Tcp::to_vip(flags).seq(seq, 5001)
+        };
+        [segment("S", 1000), segment("A", 1001)]
+            .map(|segment| Step::Frame { frame: segment.frame(), poke: None, cut: None })
+            .to_vec()
+    })
+}
+
+fn step() -> impl Strategy<Value = Vec<Step>> {
     let state =
         select(vec![ServiceState::Up, ServiceState::Up, ServiceState::Parked, ServiceState::Down]);
     let cutover = (state, 0..5_u16, 1..4_u32).prop_map(|(state, slot, generation)| Step::Cutover {
@@ -165,7 +178,8 @@ fn step() -> impl Strategy<Value = Step> {
     let frame =
         (frame(), poke, cut).prop_map(|(frame, poke, cut)| Step::Frame { frame, poke, cut });
     let lease = any::<bool>().prop_map(Step::Lease);
-    prop_oneof![2 => cutover, 1 => lease, 24 => frame]
+    let single = prop_oneof![2 => cutover, 1 => lease, 24 => frame].prop_map(|step| vec![step]);
+    prop_oneof![12 => single, 1 => handshake()]
 }
 
 /// A flow with its key, less its time.
@@ -251,7 +265,7 @@ fn compare<F: Family>(kernel: &mut Kernel<F>, history: Vec<Step>) -> Result<(), 
 fn the_kernel_and_the_model_agree_on_every_history<F: Family>() {
     let kernel = RefCell::new(kernel::<F>());
     let config = Config { cases: HISTORIES, failure_persistence: None, ..Config::default() };
-    let histories = prop::collection::vec(step(), 1..40);
+    let histories = prop::collection::vec(step(), 1..40).prop_map(|steps| steps.concat());
     TestRunner::new(config)
         .run(&histories, |history| compare(&mut kernel.borrow_mut(), history))
         .unwrap_or_else(|error| panic!("{error}"));

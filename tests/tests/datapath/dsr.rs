@@ -113,7 +113,7 @@ fn an_icmp_error_follows_its_connection<F: Family>() {
         ..Tcp::to_vip("A")
     };
     let too_big = |sent: &Tcp| {
-        let (from, to) = ((crate::frames::CLIENT_MAC, ROUTER), (DIRECTOR_MAC, VIP));
+        let (from, to) = ((CLIENT_MAC, ROUTER), (DIRECTOR_MAC, VIP));
         icmp(from, to, 60, (3, 4, [0, 0, 5, 0]), &sent.quote(28))
     };
     let frame = too_big(&sent);

@@ -2,6 +2,7 @@
 //! every byte of what comes out.
 
 mod arp;
+mod clients;
 mod differential;
 mod director;
 mod dsr;
@@ -20,6 +21,7 @@ mod ndp;
 mod pending;
 mod refused;
 mod release;
+mod site;
 mod vlan;
 
 #[test]

@@ -1,14 +1,16 @@
 //! SYNs that nobody has answered: what is remembered of them, and for how long.
 
 use vipd_common::maps::{
-    Address, HALF_OPEN, KernelEvent, Pending, REFUSED_INTERVAL_NS, ServiceState,
+    FLOWS, HALF_OPEN, KernelEvent, Pending, REFUSED_INTERVAL_NS, ServiceState, state,
 };
 use vipd_common::verdict::Verdict;
 
-use crate::director::{GENERATION, R1_SLOT, R2_SLOT, SERVICE, client_key, connect, director, flip};
+use crate::director::{
+    GENERATION, R1_SLOT, R2_SLOT, SERVICE, backend_key, client_key, connect, director, flip,
+};
 use crate::family::{Family, in_both_families};
 use crate::frames::{
-    BACKEND_PORT, CLIENT, CLIENT_PORT, DIRECTOR_MAC, R1, R1_MAC, R2, R2_MAC, SERVICE_PORT, Tcp, VIP,
+    BACKEND_PORT, CLIENT, CLIENT_PORT, DIRECTOR, DIRECTOR_MAC, R2, R2_MAC, Tcp, VIP, reset_of,
 };
 use crate::kernel::{INGRESS, Kernel, Xdp_, now};
 
@@ -129,7 +131,7 @@ fn a_syn_waits_until_a_backend_of_the_present_generation_has_it<F: Family>() {
     flip(&mut kernel);
     assert!(waits(&mut kernel, GENERATION + 1));
     let at_r2 = Tcp::to_vip("S").moved(
-        (DIRECTOR_MAC, crate::frames::DIRECTOR, CLIENT_PORT),
+        (DIRECTOR_MAC, DIRECTOR, CLIENT_PORT),
         (R2_MAC, R2, BACKEND_PORT),
         63,
     );
@@ -212,7 +214,7 @@ fn what_a_backend_repeats_or_probes_with_says_nothing_new<F: Family>() {
     for (seq, payload) in [(5001, &b"+PONG\r\n"[..]), (5001, b"+P"), (5007, b"")] {
         kernel.run(&Tcp::from_r1("A", CLIENT_PORT).seq(seq, 1001).payload(payload).frame());
     }
-    let backend = kernel.flow(vipd_common::maps::FLOWS, crate::director::backend_key()).unwrap();
+    let backend = kernel.flow(FLOWS, backend_key()).unwrap();
     assert_eq!(backend.next_seq, 5008);
 }
 
@@ -223,9 +225,9 @@ fn a_client_that_answers_a_reset_is_reset_where_it_says<F: Family>() {
     let reset = (Verdict::NatStaleReset, Xdp_::Tx);
     for ack in [5001, 4999, 9000] {
         let late = Tcp::to_vip("A").seq(1001, ack);
-        kernel.expect("late", &late.frame(), reset, &crate::frames::reset_of(&late));
-        let flow = kernel.flow(vipd_common::maps::FLOWS, client_key()).unwrap();
-        assert_eq!(flow.state & vipd_common::maps::state::RESET, vipd_common::maps::state::RESET);
+        kernel.expect("late", &late.frame(), reset, &reset_of(&late));
+        let flow = kernel.flow(FLOWS, client_key()).unwrap();
+        assert_eq!(flow.state & state::RESET, state::RESET);
     }
 }
 

@@ -8,14 +8,18 @@
 //!
 //! Only the daemon's `datapath` module writes them from user space.
 
+mod confirmed;
 mod entries;
+mod event;
 mod flow;
 mod pending;
 
 use crate::addr::{Ipv4Bytes, Ipv6Bytes, MacAddr};
 use crate::wire::ip::Ip;
 
+pub use confirmed::{Confirmed, name_hash};
 pub use entries::{AddressEntry, InterfaceEntry, ServiceEntry};
+pub use event::KernelEvent;
 pub use flow::{
     CLOSED_NS, CLOSING_NS, Flow, FlowKey, HALF_OPEN_NS, IDLE_NS, RESET_NS, direction, state,
 };
@@ -342,42 +346,6 @@ impl Backend {
     };
 }
 
-/// Value of [`CONFIRMED`]: what Sentinel last confirmed, so that the epoch fence and the present
-/// master survive a restart of the daemon.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Confirmed {
-    /// Sentinel's config-epoch.
-    pub epoch: u64,
-    /// The master's address, IPv4 mapped.
-    pub addr: [u8; 16],
-    /// [`name_hash`] of the Sentinel master name it was confirmed for: a service whose
-    /// configuration names another master now doesn't take over the old one's.
-    pub master: u64,
-    /// The master's port, native order.
-    pub port: u32,
-    /// 1 if the rest means something.
-    pub valid: u32,
-    /// Who is served although no epoch has confirmed it yet, IPv4 mapped.
-    pub provisional_addr: [u8; 16],
-    /// Its port, native order; 0 if nobody is.
-    pub provisional_port: u32,
-    /// Always zero.
-    pub zero: u32,
-}
-
-/// FNV-1a, 64 bits, of a Sentinel master name. (`std`'s hashes may change between versions.)
-pub const fn name_hash(name: &str) -> u64 {
-    let bytes = name.as_bytes();
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let mut i = 0;
-    while i < bytes.len() {
-        hash = (hash ^ bytes[i] as u64).wrapping_mul(0x0000_0100_0000_01b3);
-        i += 1;
-    }
-    hash
-}
-
 /// Value of [`INTERFACES`].
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -396,37 +364,6 @@ pub struct Counter {
     pub packets: u64,
     /// Bytes of those frames as they arrived, link-layer header included.
     pub bytes: u64,
-}
-
-/// An entry of [`EVENTS`]: rare things only.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct KernelEvent {
-    /// CLOCK_MONOTONIC ns.
-    pub time_ns: u64,
-    /// A `KernelEvent::…` kind.
-    pub kind: u32,
-    /// Service index ([`Self::FIRST_PACKET`], [`Self::REFUSED`]).
-    pub service: u32,
-    /// Generation ([`Self::FIRST_PACKET`], [`Self::REFUSED`]).
-    pub generation: u32,
-    /// Interface index the frame came in by.
-    pub ifindex: u32,
-    /// The claimed address ([`Self::RIVAL`]), IPv4 as [`crate::addr::mapped`].
-    pub addr: [u8; 16],
-    /// Who claims it ([`Self::RIVAL`]).
-    pub mac: MacAddr,
-    /// Always zero.
-    pub zero: [u8; 2],
-}
-
-impl KernelEvent {
-    /// The first packet after a cutover went to the new backend.
-    pub const FIRST_PACKET: u32 = 1;
-    /// Somebody else's ARP names a VIP as its own address.
-    pub const RIVAL: u32 = 2;
-    /// The backend reset a connection, or refused one.
-    pub const REFUSED: u32 = 3;
 }
 
 const _: () = {
@@ -520,12 +457,5 @@ mod tests {
     fn an_array_s_initial_zero_is_down_and_an_unknown_state_too() {
         assert_eq!(Active(0).state(), ServiceState::Down);
         assert_eq!(Active(0x7f_0000).state(), ServiceState::Down);
-    }
-
-    #[test]
-    fn a_name_s_hash_is_fnv_1a() {
-        // The reference vectors of draft-eastlake-fnv.
-        assert_eq!(name_hash(""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(name_hash("foobar"), 0x8594_4171_f739_67e8);
     }
 }

@@ -17,7 +17,7 @@ pub const REPLAY_END: u32 = 1;
 pub struct Pending {
     /// CLOCK_MONOTONIC ns (coarse) of the attempt's first SYN.
     pub at: u64,
-    /// Service index; of a group, the group's.
+    /// Service index; of a group, the member's that was chosen, as in a flow.
     pub service: u32,
     /// The service's generation when the SYN was seen last.
     pub generation: u32,

@@ -4,11 +4,14 @@
 use std::vec::Vec;
 
 use vipd_common::addr::{Ipv4Bytes, Ipv6Bytes, MacAddr, mapped, unmapped};
-use vipd_common::maps::{Active, Address, Backend, ForwardMode, Group, ServiceKey, ServiceState};
+use vipd_common::maps::{
+    Active, Address, Backend, ForwardMode, Group, Pending, ServiceKey, ServiceState,
+};
 use vipd_common::verdict::{Action, Verdict};
 use vipd_common::wire::ip::Ip;
 
 use super::{Family, Outcome, World, run};
+use crate::tables::Tables as _;
 
 const OWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x50]);
 const PEER: MacAddr = MacAddr([2, 0, 0, 0, 0, 0x10]);
@@ -34,6 +37,8 @@ const MEMBER: u32 = 2;
 /// * a frame that passes or is dropped is unchanged (but for [`Verdict::ResizeFailed`]);
 /// * valid checksums stay valid, and invalid ones are not mended by forwarding;
 /// * a reset is 20 bytes of TCP; everything else keeps its length but for a VLAN tag;
+/// * while everything is parked and the lease runs, nothing is forwarded;
+/// * what is remembered as an unanswered SYN is one, and is sent again once;
 /// * what is forwarded has a TTL one lower (NAT, strays) or the same (DSR), and its payload.
 ///
 /// # Panics
@@ -64,6 +69,9 @@ pub fn exercise(mut history: &[u8]) {
                 let later = u64::from(low) << (u32::from(high) % 48);
                 world.now = world.now.saturating_add(later);
                 world.lease = world.now.saturating_add(u64::from(high & 1) << 30);
+                if high & 2 != 0 {
+                    replay(&world);
+                }
             }
             // What left comes back, answered: a connection can go on.
             2 => {
@@ -99,6 +107,12 @@ pub fn exercise(mut history: &[u8]) {
 fn check(world: &World, frame: &[u8]) -> Vec<u8> {
     let outcome = run(world, 1, frame);
     let Outcome { verdict, frame: out, .. } = &outcome;
+    if is_parked(world) {
+        let leaves = verdict.action() == Action::Forward || *verdict == Verdict::HostLocal;
+        assert!(!leaves, "{verdict:?} of a parked service");
+    }
+    check_pending(&world.v4);
+    check_pending(&world.v6);
     match verdict.action() {
         Action::Pass | Action::Drop => {
             if *verdict != Verdict::ResizeFailed {
@@ -108,6 +122,45 @@ fn check(world: &World, frame: &[u8]) -> Vec<u8> {
         Action::Transmit | Action::Forward => check_changed(frame, &outcome),
     }
     outcome.frame
+}
+
+/// Whether every line is.
+fn is_parked(world: &World) -> bool {
+    let parked = |line: u32| world.active(line).state() == ServiceState::Parked;
+    (0..=MEMBER).all(parked) && world.now < world.lease
+}
+
+/// What is remembered are SYNs as they came.
+fn check_pending<A: Ip>(family: &Family<A>) {
+    for (key, pending) in family.pending() {
+        let frame = &pending.frame[..pending.len.into()];
+        let packet = &frame[l3(frame)..];
+        let l4 = header_len(packet);
+        assert_eq!(packet.len(), total_len(packet));
+        assert_eq!(packet[l4 + 13] & 0x17, 0x02, "SYN, and no ACK, RST or FIN");
+        assert_eq!(packet[l4 + 4..l4 + 8], pending.seq.to_be_bytes());
+        assert_eq!(packet[l4..l4 + 4], [key.src_port, key.dst_port].concat());
+        assert_eq!(pending.zero, [0; 4]);
+    }
+}
+
+/// What the daemon does after a cutover: each SYN that waits is sent again, and waits no more unless
+/// nobody can have it. (Those for another line than their family's were a group's.)
+fn replay(world: &World) {
+    fn waiting<A: Ip>(world: &World, family: &Family<A>, line: u32) -> Vec<Pending> {
+        let waits = |it: &Pending| it.is_waiting(world.active(it.service).generation());
+        let pending = family.pending().into_iter().map(|(_, pending)| pending);
+        pending.filter(|it| it.service == line && waits(it)).collect()
+    }
+    let [v4, v6] = LINES;
+    let all =
+        |world: &World| [waiting(world, &world.v4, v4), waiting(world, &world.v6, v6)].concat();
+    for pending in all(world) {
+        check(world, &pending.frame[..pending.len.into()]);
+    }
+    for pending in all(world) {
+        assert_ne!(world.standing(pending.service).state(), ServiceState::Up);
+    }
 }
 
 fn check_changed(frame: &[u8], outcome: &Outcome) {
@@ -157,7 +210,13 @@ fn check_changed(frame: &[u8], outcome: &Outcome) {
 }
 
 fn is_reset(verdict: Verdict) -> bool {
-    matches!(verdict, Verdict::NatStaleReset | Verdict::NoFlowReset | Verdict::NoServiceReset)
+    matches!(
+        verdict,
+        Verdict::NatStaleReset
+            | Verdict::DsrStaleReset
+            | Verdict::NoFlowReset
+            | Verdict::NoServiceReset
+    )
 }
 
 fn world() -> World {

@@ -72,6 +72,9 @@ pub const REPLAY_PROGRAM: &str = "vipd_replay";
 /// An empty program: the floor of a benchmark, and what a veth peer needs for XDP_TX to reach it.
 pub const PASS: &str = "pass";
 
+/// The object's constant that says whether the kernel has `bpf_xdp_load_bytes`.
+const CAN_COPY_FRAMES: &str = "CAN_COPY_FRAMES";
+
 const LINK_PREFIX: &str = "link_";
 
 /// What [`Datapath::open`] needs of the configuration.
@@ -141,7 +144,7 @@ impl Datapath {
         // Noted before they exist: a load that fails half-way leaves none of them.
         pins.made.extend(maps::ALL.iter().filter(|name| missing(name)).map(|n| (*n).to_owned()));
 
-        let mut loader = EbpfLoader::new();
+        let mut loader = loader();
         for map in &expected {
             loader.map_pin_path(map.name, pins.layout.join(map.name));
             loader.map_max_entries(map.name, map.max_entries);
@@ -274,12 +277,21 @@ impl Datapath {
         worker.ok_or_else(|| DatapathError::Object("it has one releaser".to_owned()))?.spawn()
     }
 
-    /// Why a [`Releaser`] could do nothing, if so; asked before it is made, and once the program is
-    /// on its interfaces.
+    /// Why a [`Releaser`] could do nothing on some interface, if so. To be asked before it is made,
+    /// once the program is on its interfaces.
     pub fn can_release(&self) -> Result<(), String> {
+        if !has_live_frames() {
+            return Err(
+                "this kernel can't run XDP programs on live frames, which came with Linux \
+                        5.18"
+                    .to_owned(),
+            );
+        }
         let Some(worker) = &self.worker else { return Ok(()) };
         self.attached.iter().try_for_each(|it| {
-            worker.check(it.ifindex).map_err(|why| format!("{}: {why}", it.name))
+            worker
+                .check(&it.name, it.ifindex)
+                .map_err(|why| format!("interface {}: {why}", it.name))
         })
     }
 
@@ -304,7 +316,7 @@ pub struct Pass {
 impl Pass {
     /// Attaches it in driver mode.
     pub fn attach(interface: &str) -> Result<Self, DatapathError> {
-        let mut loader = EbpfLoader::new();
+        let mut loader = loader();
         // Nothing of its own uses the big tables.
         shrink(&mut loader);
         let mut ebpf = loader.load(OBJECT).map_err(DatapathError::load)?;
@@ -370,7 +382,23 @@ impl Drop for Pins {
     }
 }
 
-/// Has the kernel verify both halves of the program.
+/// A loader for [`OBJECT`] on this kernel.
+fn loader<'a>() -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    if !has_live_frames() {
+        // The helper for it came with the same Linux, and the verifier knows it as little as the
+        // daemon has a use for what it does.
+        loader.override_global(CAN_COPY_FRAMES, &0_u8, true);
+    }
+    loader
+}
+
+/// Whether this is Linux 5.18, from which on programs run on live frames.
+fn has_live_frames() -> bool {
+    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(5, 18, 0))
+}
+
+/// Has the kernel verify the program and its parts.
 fn load(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
     for name in [PROGRAM, IPV6_PROGRAM, REPLAY_PROGRAM] {
         xdp(ebpf, name)?.load().map_err(DatapathError::load)?;

@@ -1,15 +1,15 @@
 //! What a start would meet, found out without starting: for `vipd check`.
 
-use aya::EbpfLoader;
-
-use super::{DatapathError, OBJECT, OpenSettings, layout, load, pins, raise_memlock_limit, shrink};
+use super::{
+    DatapathError, OBJECT, OpenSettings, layout, load, loader, pins, raise_memlock_limit, shrink,
+};
 use crate::bpffs::PinDir;
 
 /// Has the kernel make the maps (small ones) and verify the program, and lets go of both. Nothing
 /// is attached or pinned.
 pub fn try_load() -> Result<(), DatapathError> {
     raise_memlock_limit();
-    let mut loader = EbpfLoader::new();
+    let mut loader = loader();
     shrink(&mut loader);
     let mut ebpf = loader.load(OBJECT).map_err(DatapathError::load)?;
     load(&mut ebpf)

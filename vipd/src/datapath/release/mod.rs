@@ -23,6 +23,7 @@ use super::memory::Memory;
 use super::words::Words;
 use super::{DatapathError, xdp};
 use crate::clock::Monotonic;
+use crate::netdev::{self, NativeXdp};
 use inject::Injector;
 use read::{Injection, Lines, Tables};
 use register::Registered;
@@ -121,13 +122,18 @@ impl Worker {
     }
 
     /// Why frames can't be injected by this interface.
-    pub(super) fn check(&self, ifindex: u32) -> Result<(), String> {
-        self.injector.rehearse(ifindex).map_err(|error| match error.raw_os_error() {
-            Some(libc::EINVAL) => "the kernel can't run XDP programs on live frames, which came \
-                                   with Linux 5.18"
-                .to_owned(),
-            _ => format!("the kernel refuses to run the program on live frames: {error}"),
-        })
+    pub(super) fn check(&self, name: &str, ifindex: u32) -> Result<(), String> {
+        let rehearsal = self.injector.rehearse(ifindex);
+        rehearsal.map_err(|error| {
+            format!("the kernel refuses to run the program on live frames: {error}")
+        })?;
+        // What is injected leaves as what is redirected does, XDP_TX too.
+        match netdev::facts(name).map_err(|error| error.to_string())?.native {
+            NativeXdp::Supported { redirect_target: true } | NativeXdp::Unknown(_) => Ok(()),
+            NativeXdp::Supported { redirect_target: false } | NativeXdp::Unsupported => {
+                Err("its driver does not send what XDP injects (ndo_xdp_xmit)".to_owned())
+            }
+        }
     }
 
     /// Goes to work on a thread of its own, which is in the caller's network namespace.

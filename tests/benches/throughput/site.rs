@@ -64,7 +64,12 @@ impl Site {
         let mut redis = RedisNode::prepare("redis1", &host, &directory, None, None)?;
         redis.start()?;
         redis.ask::<redis::Value>(&["CONFIG", "SET", "appendonly", "no"])?;
-        let watch = Watch { master: redis.address(), down_after: DOWN_AFTER, password: None };
+        let watch = Watch {
+            master: redis.address(),
+            down_after: DOWN_AFTER,
+            failover_timeout: DOWN_AFTER,
+            password: None,
+        };
         let mut sentinel = Sentinel::prepare("sentinel1", &host, &directory, &watch, None)?;
         sentinel.start()?;
         Ok(Self {

@@ -41,7 +41,7 @@ impl Driver {
             bail!("a switchover is in progress: try again when it is over");
         }
         let config = Config::load(file)?;
-        if let Some(why) = unchangeable(&self.config.daemon, &config.daemon) {
+        if let Some(why) = unchangeable(&self.config, &config) {
             bail!(why);
         }
         if let Some(why) = host::own_vips(&config, &self.network, &self.actual).next() {
@@ -157,21 +157,24 @@ impl Driver {
 }
 
 /// Why a running daemon can't go over to these settings; `None` if it can.
-fn unchangeable(present: &Daemon, wanted: &Daemon) -> Option<String> {
+fn unchangeable(present: &Config, wanted: &Config) -> Option<String> {
+    let syns = present.failover.max_pending_syns == wanted.failover.max_pending_syns;
+    let (present, wanted) = (&present.daemon, &wanted.daemon);
     // Each is fixed when the maps are made, the program is attached or the socket is bound.
     let keys = [
-        ("pin_dir", present.pin_dir == wanted.pin_dir),
-        ("control_socket", present.control_socket == wanted.control_socket),
-        ("max_connections", present.max_connections == wanted.max_connections),
-        ("max_half_open", present.max_half_open == wanted.max_half_open),
-        ("xdp_mode", present.xdp_mode == wanted.xdp_mode),
+        ("[daemon] pin_dir", present.pin_dir == wanted.pin_dir),
+        ("[daemon] control_socket", present.control_socket == wanted.control_socket),
+        ("[daemon] max_connections", present.max_connections == wanted.max_connections),
+        ("[daemon] max_half_open", present.max_half_open == wanted.max_half_open),
+        ("[daemon] xdp_mode", present.xdp_mode == wanted.xdp_mode),
+        ("[failover] max_pending_syns", syns),
     ];
     let changed: Vec<&str> = keys.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect();
     if changed.is_empty() {
         return None;
     }
     Some(format!(
-        "[daemon] {} can't be changed while vipd runs: put the old value back, or stop vipd, run \
+        "{} can't be changed while vipd runs: put the old value back, or stop vipd, run \
          `vipd detach` and start it again",
         changed.join(", ")
     ))
@@ -221,27 +224,27 @@ mod tests {
 
     #[test]
     fn what_is_fixed_at_the_start_is_refused_by_name() {
-        let present = Daemon::default();
+        let present = config(&["a"], &["198.18.0.101:26379"]);
         assert_eq!(unchangeable(&present, &present), None);
-        let free = Daemon {
-            interfaces: vec!["eth7".into()],
-            notify_socket: Some("/n".into()),
-            ..present.clone()
-        };
+        let mut free = present.clone();
+        free.daemon.interfaces = vec!["eth7".into()];
+        free.daemon.notify_socket = Some("/n".into());
+        free.failover.park_ms += 1;
         assert_eq!(unchangeable(&present, &free), None);
-        type Change = fn(&mut Daemon);
-        let cases: [(&str, Change); 5] = [
-            ("pin_dir", |it| it.pin_dir = "/p".into()),
-            ("control_socket", |it| it.control_socket = "/c".into()),
-            ("max_connections", |it| it.max_connections += 1),
-            ("max_half_open", |it| it.max_half_open += 1),
-            ("xdp_mode", |it| it.xdp_mode = crate::config::XdpMode::Generic),
+        type Change = fn(&mut Config);
+        let cases: [(&str, Change); 6] = [
+            ("[daemon] pin_dir", |it| it.daemon.pin_dir = "/p".into()),
+            ("[failover] max_pending_syns", |it| it.failover.max_pending_syns += 1),
+            ("[daemon] control_socket", |it| it.daemon.control_socket = "/c".into()),
+            ("[daemon] max_connections", |it| it.daemon.max_connections += 1),
+            ("[daemon] max_half_open", |it| it.daemon.max_half_open += 1),
+            ("[daemon] xdp_mode", |it| it.daemon.xdp_mode = crate::config::XdpMode::Generic),
         ];
         for (key, change) in cases {
             let mut wanted = present.clone();
             change(&mut wanted);
             let why = unchangeable(&present, &wanted).unwrap();
-            assert!(why.starts_with(&format!("[daemon] {key} can't")), "{why}");
+            assert!(why.starts_with(&format!("{key} can't")), "{why}");
         }
     }
 

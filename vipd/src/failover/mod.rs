@@ -3,7 +3,7 @@
 //! (`plan::diff` turns that into steps).
 //!
 //! * `claims` keeps what each Sentinel says and applies the epoch fence.
-//! * `phase` is the state diagram and the transition table.
+//! * `phase` is the state diagram, `phase::next` the transition table.
 //! * `master` connects them, keeps the timers and derives the commands from a change of phase.
 //! * `limit` bounds what a failover on its way may take.
 //! * `policy` says when the Sentinels count as lost, and what follows.

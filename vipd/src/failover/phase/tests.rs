@@ -1,6 +1,7 @@
 //! The whole transition table: one row for each input, one column for each phase.
 
 use super::*;
+use crate::failover::Lineage;
 use crate::model::Epoch;
 
 const LEADER: SentinelId = SentinelId(0);

@@ -1,14 +1,13 @@
 //! One kind of failover: a lab of its own, in which it happens again and again.
 
 use std::fmt;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use clap::ValueEnum;
-use vipd_tests::daemon::Daemon;
 use vipd_tests::heal;
-use vipd_tests::namespace::output;
-use vipd_tests::sentinel::MASTER_NAME;
+use vipd_tests::switchover;
 use vipd_tests::{Lab, Mode, Options};
 
 use crate::run::{self, Run};
@@ -116,8 +115,8 @@ impl Scenario {
         matches!(self, Self::Planned | Self::Switchover)
     }
 
-    /// Makes it happen to node `master`.
-    pub fn strike(self, lab: &mut Lab, master: usize) -> Result<()> {
+    /// Makes it happen to node `master`. Returns a command whose end is part of it.
+    pub fn strike(self, lab: &mut Lab, master: usize) -> Result<Option<Child>> {
         match self {
             Self::Kill => lab.nodes[master].kill(),
             Self::Gone => lab.nodes[master].host().link_down(),
@@ -125,9 +124,10 @@ impl Scenario {
             Self::Planned => lab.sentinels[0].fail_over(),
             Self::Switchover => {
                 let daemon = if lab.options().mode == Mode::Host { master } else { 0 };
-                switch_over(&lab.daemons[daemon])
+                return switchover::begin(&lab.daemons[daemon], &[]).map(Some);
             }
-        }
+        }?;
+        Ok(None)
     }
 
     /// Undoes it.
@@ -139,14 +139,6 @@ impl Scenario {
             Self::Planned | Self::Switchover => Ok(()),
         }
     }
-}
-
-fn switch_over(daemon: &Daemon) -> Result<()> {
-    let mut command = daemon.command("switchover");
-    command.arg(MASTER_NAME).arg("--socket").arg(daemon.socket());
-    let said = output(&mut command).context("vipd switchover")?;
-    ensure!(!said.is_empty(), "vipd switchover says nothing");
-    Ok(())
 }
 
 impl fmt::Display for Cell {

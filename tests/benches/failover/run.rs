@@ -12,6 +12,7 @@ use vipd_tests::crowd::{Arrivals, Attempt, Blocked, Fate, How, Patient, Waiter};
 use vipd_tests::ledger::{self, Ledger};
 use vipd_tests::recorder::Recorder;
 use vipd_tests::status::Failover;
+use vipd_tests::switchover;
 use vipd_tests::wait::{PATIENCE, wait_for, wait_until};
 use vipd_tests::{Habit, Lab, Mode, Writer};
 
@@ -70,7 +71,7 @@ pub fn measure(lab: &mut Lab, cell: &Cell, number: usize) -> Result<Run> {
     let old = lab.master()?;
     let crowd = Crowd::gather(lab, old, number)?;
     let fault = Monotonic::now();
-    cell.scenario.strike(lab, old)?;
+    let ordered = cell.scenario.strike(lab, old)?;
     let patient = Dialer { connect_timeout: CONNECT_TIMEOUT, ..lab.dialer() };
     let patient = Patient::start(&patient, CROWD, cell.gap())?;
 
@@ -79,6 +80,10 @@ pub fn measure(lab: &mut Lab, cell: &Cell, number: usize) -> Result<Run> {
     patient.wait_all_over(CONNECT_TIMEOUT + PATIENCE)?;
     while crowd.blocked.last().1 > 0 && Monotonic::now().since(first_seen) < HANGS_AFTER {
         thread::sleep(GLANCE);
+    }
+    if let Some(command) = ordered {
+        let ended = switchover::ended(command)?;
+        ensure!(ended.success, "vipd switchover: {}", ended.text);
     }
     let failover = told(lab, new, fault)?;
     let waiters = crowd.blocked.waiters();

@@ -22,7 +22,7 @@ fn a_wrong_configuration_is_refused_and_nothing_is_left() -> Result<()> {
         ([("198.18.0.250", "198.18.0.50")], ["198.18.0.50 is an address of this host", "on eth0"]),
         ([("[sentinel]", "[sentinel")], [config.as_str(), "line 6"]),
         ([("control_socket", "control_sock")], ["unknown field `control_sock`", "line 4"]),
-        ([("pin_dir", "cutover = \"early\"\npin_dir")], ["cutover", "a later version"]),
+        ([("pin_dir", "cutover = \"soon\"\npin_dir")], ["cutover", "unknown variant `soon`"]),
         ([("\"eth0\"", "")], ["[daemon] interfaces", "name the interface"]),
         ([("\"nat\"", "\"real\"")], ["mode \"real\"", "remove its `[[vip.service]]`"]),
         ([("port = 6379", "port = 0")], ["service 0", "can't be connected to"]),

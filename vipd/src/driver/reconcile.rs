@@ -82,6 +82,7 @@ impl Driver {
         let written = self.apply(&plan.steps);
         self.release(&plan.release);
         self.report_problems(plan.problems);
+        self.parked(&written);
         let cutovers = self.cutovers(&written, planned);
         // Before anything is said of it: clients wait.
         for turned in self.turned(&written, &cutovers) {
@@ -196,6 +197,24 @@ impl Driver {
             Some((*self.actual.services.get(&vip.key(it))?, (it.master, vip.mode)))
         };
         services.filter_map(line).collect()
+    }
+
+    /// Tells whose services are held back from now on.
+    fn parked(&mut self, written: &[Written]) {
+        let parks = |it: &&Written| it.after.state() == ServiceState::Parked;
+        let lines: Vec<u32> = written.iter().filter(parks).map(|it| it.line).collect();
+        if lines.is_empty() {
+            return;
+        }
+        let now = Monotonic::now();
+        let masters = self.masters_of_lines();
+        let masters: BTreeSet<MasterId> =
+            lines.iter().filter_map(|line| Some(masters.get(line)?.0)).collect();
+        for master in masters {
+            info!(master = self.knowledge.name(master), "parked: a failover is on its way");
+            let commands = self.failover.handle(now, Event::Parked { master });
+            self.obey(commands);
+        }
     }
 
     fn flipped(&mut self, master: MasterId, node: SocketAddr, cutover: Cutover) {

@@ -165,6 +165,12 @@ pub enum Event {
         /// Of which name.
         master: MasterId,
     },
+    /// The datapath holds back what [`Failover::desired`] wanted to be parked: every service of this
+    /// master, at the event's time.
+    Parked {
+        /// Which name.
+        master: MasterId,
+    },
     /// The datapath points at what [`Failover::desired`] said for this master (its first service
     /// does; the rest follow within microseconds). The event's time is the flip's: best read just
     /// before ACTIVE is written.
@@ -336,6 +342,11 @@ impl Failover {
             Event::Role { node, role } => {
                 for id in 0..self.masters.len() {
                     self.with(MasterId(id), now, &mut out, |it| it.role(node, role));
+                }
+            }
+            Event::Parked { master } => {
+                if self.desired.get(master.0).is_some_and(|desired| desired.parked) {
+                    self.timelines.parked(now, master);
                 }
             }
             Event::Committed { master, node } => {

@@ -192,6 +192,7 @@ impl Checked {
             | Event::Taken { .. }
             | Event::Cancelled { .. }
             | Event::Released { .. }
+            | Event::Parked { .. }
             | Event::Committed { .. }
             | Event::FirstPacket { .. }
             | Event::Tick => {}

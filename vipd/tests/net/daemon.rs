@@ -199,7 +199,7 @@ fn an_interface_that_is_made_anew_gets_the_program_and_the_announcement_again() 
     let vipd = lab.start(&["eth0"]);
     vipd.wait("service", announcing);
     lab.own.ip("link del eth0");
-    vipd.wait("the loss is told", |status| problem(status, "eth0"));
+    vipd.wait("the loss is told", |status| problem(status, "eth0 is gone"));
     veth(
         (&lab.own, "eth0", "198.18.7.50/24", &OWN.to_string()),
         (&lab.peer, "eth0", "198.18.7.66/24", &PEER.to_string()),
@@ -208,7 +208,7 @@ fn an_interface_that_is_made_anew_gets_the_program_and_the_announcement_again() 
     vipd.wait("service again", |status| {
         announcing(status) && status["services"][0]["state"] == "serving"
     });
-    vipd.wait("no problem", |status| !problem(status, "eth0"));
+    vipd.wait("no problem", |status| !problem(status, "eth0 is gone"));
 }
 
 #[test]

@@ -290,7 +290,9 @@ fn clients_that_wait_for_the_old_master_are_reset_at_once() {
             assert!(ends.iter().all(|(why, _)| *why == ErrorKind::ConnectionReset), "{ends:?}");
             let last = ends.iter().map(|(_, at)| at.duration_since(begun)).max().unwrap();
             println!("{mode:?} {family:?} exact {exact}: the last client knows after {last:?}");
-            assert!(last < SOON, "{last:?}");
+            // Linux sends one challenge ACK in 500 ms: whoever has just sent one is asked again.
+            let bound = if exact { SOON } else { 4 * SOON };
+            assert!(last < bound, "{last:?}");
         }
     }
 }

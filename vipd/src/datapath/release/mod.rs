@@ -5,12 +5,12 @@
 //! them as it treats everything else: a SYN opens a connection, and a segment of a stale one is
 //! answered with a reset. It happens on a thread of its own: the driver never waits.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::maps::Map;
@@ -25,7 +25,7 @@ use super::{DatapathError, xdp};
 use crate::clock::Monotonic;
 use crate::netdev::{self, NativeXdp};
 use inject::Injector;
-use read::{Injection, Lines, Tables};
+use read::{Injection, Lines, Stale, Tables};
 use register::Registered;
 
 mod inject;
@@ -35,6 +35,10 @@ mod segment;
 
 /// Jobs that may wait, and results.
 const QUEUE: usize = 64;
+/// Clients that were told are told again after so long, so many times: longer than Linux holds a
+/// challenge ACK back, in case that the first reset was not believed.
+const AGAIN: Duration = Duration::from_millis(600);
+const TIMES: u32 = 2;
 
 /// What to do for the clients of lines whose ACTIVE has just changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -149,8 +153,26 @@ impl Worker {
 
     fn work(mut self, jobs: &Receiver<Release>, results: &mpsc::Sender<Released>) {
         block_signals();
-        while let Ok(job) = jobs.recv() {
+        let mut told = VecDeque::new();
+        loop {
+            let job = match wait(jobs, &told) {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.tell_again(&mut told);
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             let released = self.release(&job);
+            if released.freed > 0 && told.len() < QUEUE {
+                told.push_back(Told {
+                    lines: job.lines.iter().copied().collect(),
+                    from: released.replayed,
+                    to: released.done,
+                    due: Instant::now() + AGAIN,
+                    times: TIMES,
+                });
+            }
             // A full queue: nobody reads the results, and clients don't wait for that.
             if let Err(error) = results.try_send(released) {
                 warn!(%error, "what was done for the clients of a failover can't be reported");
@@ -184,13 +206,36 @@ impl Worker {
             released.replayed = Monotonic::now();
         }
         if job.free {
-            let segments = self.read(&lines, |worker, lines| {
-                Ok([worker.v4.stale::<Ipv4Bytes>(lines)?, worker.v6.stale::<Ipv6Bytes>(lines)?])
-            });
+            let segments = self.stale(&lines, Stale::Untold);
             released.freed = self.inject(segments, &mut released.error);
         }
         released.done = Monotonic::now();
         released
+    }
+
+    /// Those that have said nothing since they were told.
+    fn tell_again(&mut self, told: &mut VecDeque<Told>) {
+        let Some(first) = told.pop_front() else { return };
+        let (from, to) = (first.from.0, first.to.0);
+        let segments = self.stale(&first.lines, Stale::Told { from, to });
+        let (from, mut error) = (Monotonic::now(), None);
+        let again = self.inject(segments, &mut error);
+        if let Some(error) = error {
+            warn!(error, "clients that were reset can't be reset again");
+        }
+        if again > 0 && first.times > 1 {
+            let (to, due) = (Monotonic::now(), Instant::now() + AGAIN);
+            told.push_back(Told { from, to, due, times: first.times - 1, ..first });
+        }
+    }
+
+    fn stale(&self, lines: &BTreeSet<u32>, wanted: Stale) -> io::Result<[Vec<Injection>; 2]> {
+        self.read(lines, |worker, lines| {
+            Ok([
+                worker.v4.stale::<Ipv4Bytes>(lines, wanted)?,
+                worker.v6.stale::<Ipv6Bytes>(lines, wanted)?,
+            ])
+        })
     }
 
     fn read<T>(
@@ -226,6 +271,24 @@ impl Worker {
             }
         }
         done
+    }
+}
+
+/// Clients that were told that their connections have ended.
+struct Told {
+    lines: BTreeSet<u32>,
+    from: Monotonic,
+    to: Monotonic,
+    /// When to tell them again, and how many times.
+    due: Instant,
+    times: u32,
+}
+
+/// The next job, unless it is time before to tell somebody again.
+fn wait(jobs: &Receiver<Release>, told: &VecDeque<Told>) -> Result<Release, RecvTimeoutError> {
+    match told.front() {
+        Some(first) => jobs.recv_timeout(first.due.saturating_duration_since(Instant::now())),
+        None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
     }
 }
 

@@ -58,9 +58,13 @@ impl Tables {
         Ok(found.into_iter().map(|it| (it.ifindex, frame(it))).collect())
     }
 
-    /// For each connection of these lines that went to an earlier backend and hasn't ended: its
+    /// For each connection of these lines that went to an earlier backend and is `wanted`: its
     /// client's next segment.
-    pub(super) fn stale<A: Ip>(&self, lines: &Lines<'_>) -> io::Result<Vec<Injection>> {
+    pub(super) fn stale<A: Ip>(
+        &self,
+        lines: &Lines<'_>,
+        wanted: Stale,
+    ) -> io::Result<Vec<Injection>> {
         let mut clients: Vec<(FlowKey<A>, Flow<A>)> = Vec::new();
         // What each backend sent last, by the key that its client's half has.
         let mut sent: HashMap<FlowKey<A>, u32> = HashMap::new();
@@ -72,7 +76,7 @@ impl Tables {
                 }
                 if flow.direction == direction::FROM_BACKEND {
                     sent.insert(flow.leaves.reversed(), flow.next_seq);
-                } else if is_open(flow, established) {
+                } else if wanted.includes(flow, established) {
                     clients.push((*key, *flow));
                 }
             })?;
@@ -86,13 +90,34 @@ impl Tables {
     }
 }
 
-/// Whether a client may still wait for something on this connection, and doesn't know yet that it
-/// has ended.
-fn is_open<A: Ip>(flow: &Flow<A>, established: bool) -> bool {
-    let both = state::FIN | state::PEER_FIN;
-    flow.state & state::RESET == 0
-        && flow.state & both != both
-        && (established || flow.state & state::ANSWERED != 0)
+/// Which clients of earlier backends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stale {
+    /// Those that nobody has told that their connection has ended.
+    Untold,
+    /// Those that were told in this time (CLOCK_MONOTONIC ns) and have said nothing since. Most have
+    /// no connection any more; from one that still has, the answer to a reset was held back (Linux
+    /// sends one challenge ACK in 500 ms), or either was lost.
+    Told { from: u64, to: u64 },
+}
+
+/// How far the program's clock, which ticks every few milliseconds, may be behind.
+const TICK_NS: u64 = 20_000_000;
+
+impl Stale {
+    fn includes<A: Ip>(self, flow: &Flow<A>, established: bool) -> bool {
+        let both = state::FIN | state::PEER_FIN;
+        let is_open =
+            flow.state & both != both && (established || flow.state & state::ANSWERED != 0);
+        let is_told = flow.state & state::RESET != 0;
+        is_open
+            && match self {
+                Self::Untold => !is_told,
+                Self::Told { from, to } => {
+                    is_told && (from.saturating_sub(TICK_NS)..=to).contains(&flow.last_seen)
+                }
+            }
+    }
 }
 
 /// Shows every entry of a hash map. What is added or removed meanwhile may be missed.

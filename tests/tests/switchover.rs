@@ -215,6 +215,21 @@ fn a_vipd_that_is_stopped_undoes_what_it_has_begun() {
 }
 
 #[test]
+fn a_vipd_that_is_killed_restores_priorities_at_its_next_start() {
+    scenario(Options::mode(Mode::Nat), |lab| {
+        wait_replicas_known(lab)?;
+        let mut child = begin(asked(lab)?, &["--to", "198.18.0.103:8000"])?;
+        wait_for_line(&mut child, "replica-priority of")?;
+        lab.daemon_mut().kill()?;
+        let told = ended(child)?;
+        ensure!(!told.success, "{}", told.text);
+        ensure!(priority(&lab.nodes[2])? == 1, "{}", told.text);
+        lab.daemon_mut().start()?;
+        wait_until("the priority is as it was", PATIENCE, || Ok(priority(&lab.nodes[2])? == 100))
+    });
+}
+
+#[test]
 fn a_dry_run_says_what_it_would_do_and_does_nothing() {
     scenario(Options::mode(Mode::Nat), |lab| {
         wait_replicas_known(lab)?;
@@ -225,6 +240,12 @@ fn a_dry_run_says_what_it_would_do_and_does_nothing() {
             ensure!(told.text.contains(part), "{part}: {}", told.text);
         }
         ensure!(lab.master()? == master && priority(&lab.nodes[2])? == 100);
+
+        // An operator's own pause is not ended by asking whether vipd might end one.
+        let () = lab.nodes[master].ask(&["CLIENT", "PAUSE", "2000", "WRITE"])?;
+        let told = switch_over(asked(lab)?, &["--dry-run"])?;
+        ensure!(told.success, "{}", told.text);
+        ensure!(takes_writes_at_once(&lab.nodes[master]).is_err(), "the pause was ended");
         Ok(())
     });
 }

@@ -140,7 +140,7 @@ impl Driver {
         let (possession, probes) =
             Possession::new(&adopted.actual, Schedule::from(&config.announce))?;
         let (rounds, answers) = Rounds::new();
-        let (switchovers, asks) = Switchovers::new();
+        let (switchovers, asks) = Switchovers::new(&config)?;
         let holding = Holding::open(&config.daemon.control_socket)?;
         let settled = settled(&topology, &failover, &adopted.actual, &network);
 

@@ -11,13 +11,16 @@ use tracing::warn;
 
 use super::Driver;
 use crate::clock::Monotonic;
+use crate::config::Config;
+use crate::connect::SetupError;
 use crate::control::{self, Answer, Response};
 use crate::failover::{Desired, Event, State};
 use crate::model::MasterId;
-use crate::switchover::{self, Ask, Line, Order, Progress, Remote, View};
+use crate::resolve::Resolver;
+use crate::switchover::{self, Ask, Line, Nodes, Order, Progress, Record, Remote, View};
 use crate::timeline::Trigger;
 
-/// One switchover asks for two things.
+/// One switchover asks for three things.
 const ASKS: usize = 8;
 /// The longest that one may take to undo what it did, when vipd stops.
 const UNDOING: Duration = Duration::from_secs(3);
@@ -28,6 +31,8 @@ pub(super) struct Switchovers {
     /// Held by the one that is under way.
     turn: Arc<Mutex<()>>,
     last: Option<Last>,
+    /// Priorities that are to be set back.
+    record: Arc<Record>,
 }
 
 struct Last {
@@ -39,9 +44,17 @@ struct Last {
 }
 
 impl Switchovers {
-    pub(super) fn new() -> (Self, mpsc::Receiver<Ask>) {
+    /// Takes over what an earlier vipd with this control socket has left, and pays it.
+    pub(super) fn new(config: &Config) -> Result<(Self, mpsc::Receiver<Ask>), SetupError> {
         let (asks, asked) = mpsc::channel(ASKS);
-        (Self { asks, turn: Arc::default(), last: None }, asked)
+        let record = Arc::new(Record::open(&config.daemon.control_socket));
+        let turn = Arc::<Mutex<()>>::default();
+        if !record.owed().is_empty() {
+            let nodes = Nodes::new(&config.redis.login, Resolver::default())?;
+            let (record, turn) = (Arc::clone(&record), Arc::clone(&turn));
+            tokio::spawn(async move { switchover::pay(&record, &nodes, &turn).await });
+        }
+        Ok((Self { asks, turn, last: None, record }, asked))
     }
 
     /// Whether one is under way.
@@ -56,6 +69,9 @@ impl Switchovers {
         drop(stop);
         if timeout(UNDOING, task).await.is_err() {
             warn!("a switchover was cut short: see whether writers are paused");
+            for owed in self.record.owed() {
+                warn!("{owed}: set it by hand, or the next start of vipd tries to");
+            }
         }
         Some(master)
     }
@@ -98,8 +114,9 @@ impl Driver {
         let desired = self.failover.desired().get(master.0);
         let view = desired.map(view_of).unwrap_or_default();
         let (view, seen) = watch::channel(view);
+        let record = Arc::clone(&self.switchovers.record);
         let line = Line { master, asks: self.switchovers.asks.clone(), view: seen };
-        let remote = match Remote::new(&self.config, &order.master, line) {
+        let remote = match Remote::new(&self.config, &order.master, record, line) {
             Ok(remote) => remote,
             Err(error) => return refused(error.to_string()),
         };
@@ -133,6 +150,11 @@ impl Driver {
                 self.tell(Monotonic::now(), Event::Ordered { master, why, limit });
                 // It may have been cut short.
                 let _ = done.send(());
+            }
+            Ask::Taken { master, sentinel } => {
+                if let Some(sentinel) = self.knowledge.sentinel(&sentinel) {
+                    self.tell(Monotonic::now(), Event::Taken { master, sentinel });
+                }
             }
             Ask::Cancel { master } => self.tell(Monotonic::now(), Event::Cancelled { master }),
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::site::NodeFacts;
 use super::{Order, hint, pause_limit};
+use crate::config::Endpoint;
 use crate::connect::Error;
 use crate::order::Ready;
 use crate::redis_node::Role;
@@ -55,6 +56,28 @@ pub fn selectable(ready: &Ready, sentinels: &[Inspection]) -> Vec<SocketAddr> {
 /// How many of the configured Sentinels name `node` as the master, and nobody else.
 pub fn named_by(sentinels: &[Inspection], node: SocketAddr) -> usize {
     known(sentinels).filter(|(_, known)| known.addr.as_ref() == Ok(&node)).count()
+}
+
+/// One that has a failover in progress.
+pub fn busy(sentinels: &[Inspection]) -> Option<&Endpoint> {
+    let is_busy = |flags: &str| flags.split(',').any(|flag| flag == "failover_in_progress");
+    let changing = |it: &&Inspection| {
+        let masters = it.answer.as_ref().ok().and_then(|answer| answer.masters.first());
+        match masters {
+            Some(MasterAnswer::Known(known)) => is_busy(&known.view.flags),
+            // It was about to name another one as it was asked.
+            Some(MasterAnswer::Changing) => true,
+            Some(MasterAnswer::Unknown) | None => false,
+        }
+    };
+    sentinels.iter().find(changing).map(|it| &it.endpoint)
+}
+
+/// Whether more than half of them name one node that is not `old`.
+pub fn agree_on_another(sentinels: &[Inspection], old: SocketAddr) -> bool {
+    let named = known(sentinels).filter_map(|(_, known)| known.addr.as_ref().ok().copied());
+    let others: BTreeSet<_> = named.filter(|node| *node != old).collect();
+    others.into_iter().any(|node| named_by(sentinels, node) > sentinels.len() / 2)
 }
 
 /// Those that answer and know the master.
@@ -137,10 +160,8 @@ pub fn is_preferred(sentinels: &[Inspection], to: SocketAddr) -> bool {
 fn about_sentinels(survey: &Survey<'_>) -> Result<String, String> {
     let configured = survey.sentinels.len();
     let naming = named_by(survey.sentinels, survey.node);
-    let busy = known(survey.sentinels)
-        .find(|(_, known)| known.view.flags.split(',').any(|flag| flag == "failover_in_progress"));
-    if let Some((inspection, _)) = busy {
-        return Err(format!("the Sentinel {} has a failover in progress", inspection.endpoint));
+    if let Some(busy) = busy(survey.sentinels) {
+        return Err(format!("the Sentinel {busy} has a failover in progress"));
     }
     let line = format!("{naming} of {configured} Sentinels have {} as the master", survey.node);
     if naming > configured / 2 { Ok(line) } else { Err(line) }

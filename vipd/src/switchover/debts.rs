@@ -37,11 +37,13 @@ impl Debts {
     /// * Whoever was held back is killed unless the old master certainly stays master: its write
     ///   would be acknowledged by a node whose data may be discarded.
     /// * The park ends first: that takes no time and can't fail, and the pause holds back whoever
-    ///   writes meanwhile.
+    ///   writes meanwhile. Not so where somebody may be promoted: whoever is parked stays so while
+    ///   the others are killed.
     /// * After the flip nothing is cancelled: the new master stays.
     pub fn due(&self) -> Vec<Undo> {
         let mut due = Vec::new();
-        if self.parked && !self.flipped {
+        let cancel = self.parked && !self.flipped;
+        if cancel && !self.ordered {
             due.push(Undo::Cancel);
         }
         if self.paused {
@@ -49,6 +51,9 @@ impl Debts {
                 due.push(Undo::KillClients);
             }
             due.push(Undo::Unpause);
+        }
+        if cancel && self.ordered {
+            due.push(Undo::Cancel);
         }
         due.extend(self.priorities.iter().map(|&(node, priority)| Undo::Priority(node, priority)));
         due
@@ -88,7 +93,7 @@ mod tests {
             (hinted, vec![back]),
             (paused, vec![Unpause, back]),
             (parked, vec![Cancel, Unpause, back]),
-            (ordered, vec![Cancel, KillClients, Unpause, back]),
+            (ordered, vec![KillClients, Unpause, Cancel, back]),
             (flipped, vec![KillClients, Unpause, back]),
         ] {
             assert_eq!(debts.due(), expected, "{debts:?}");

@@ -9,7 +9,12 @@
 //! ```
 //!
 //! What has been done and must be undone is kept in [`debts::Debts`], which is written before the
-//! deed: a request whose answer never came may have been carried out.
+//! deed: a request whose answer never came may have been carried out. What would outlast vipd
+//! itself is on disk, too: [`record`].
+//!
+//! From the order on, whoever gives it, nothing is given up to the old master before the leader
+//! does, or the longest time for pause and park is over: what is written there until a replica is
+//! promoted would be lost.
 //!
 //! **Why nothing is lost.** The master is paused for writers (`CLIENT PAUSE … WRITE`), so what it
 //! has acknowledged is within its replication offset of that moment; the failover is ordered once
@@ -27,16 +32,21 @@
 //! most ([`pause_limit`]).
 //!
 //! **Permissions.** On the Redis nodes: `+client|pause +client|unpause +client|kill +role`; with
-//! `--to` also `+config|get +config|set`; useful are `+replicaof +config|rewrite`, without which it
+//! `--to` also `+config|get +config|set`; useful are `+acl|dryrun`, without which it is found
+//! out late that one of them lacks (Redis 7; nothing else tells without ending an operator's own
+//! pause), and `+replicaof +config|rewrite`, without which it
 //! is Sentinel who makes the old master a replica, some 10 s later. On the Sentinels:
 //! `+sentinel|failover +sentinel|ckquorum`.
 
 mod checks;
 mod debts;
 mod hint;
+mod nodes;
 mod procedure;
+mod record;
 mod remote;
 mod report;
+mod settle;
 mod site;
 #[cfg(test)]
 mod tests;
@@ -48,7 +58,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::nodes::Nodes;
 pub use self::procedure::run;
+pub use self::record::{Record, pay};
 pub use self::remote::{Line, Remote};
 pub use self::report::{Failure, Progress};
 pub use self::site::{Ask, Lost, View};

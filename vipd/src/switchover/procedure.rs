@@ -9,9 +9,10 @@ use tracing::warn;
 
 use super::checks::{self, Plan, Survey};
 use super::debts::Debts;
+use super::record::Owed;
 use super::report::{Failure, Lag, Progress, Why};
 use super::site::{Lost, Site, View};
-use super::{Millis, Order, Switched, hint, micros};
+use super::{Millis, Order, Switched, hint};
 use crate::connect::Error;
 use crate::redis_node::Role;
 
@@ -21,13 +22,18 @@ pub(super) const GRACE: Duration = Duration::from_millis(500);
 const ORDERING: Duration = Duration::from_secs(2);
 /// After an order was accepted, the flip is waited for this long.
 pub(super) const FLIP: Duration = Duration::from_secs(15);
-/// After the flip, for a majority of the Sentinels to name the new master.
-const SETTLING: Duration = Duration::from_secs(10);
 /// For Sentinel to hear of a priority: it asks replicas for INFO every 10 s.
 pub(super) const HINTING: Duration = Duration::from_secs(15);
 /// Between two looks at the replicas, and at the Sentinels.
 const LOOK: Duration = Duration::from_millis(2);
 pub(super) const GLANCE: Duration = Duration::from_millis(100);
+/// For the Sentinels' answers, while nobody waits …
+const PATIENT: Duration = Duration::from_secs(5);
+/// … and while writers are paused.
+const HURRIED: Duration = Duration::from_millis(150);
+/// A vipd that is told to stop goes on holding an accepted order's clients back for so long: Sentinel
+/// promotes within [`super::PROMOTION`], unless it has to wait for somebody.
+const STOPPING: Duration = Duration::from_secs(1);
 
 /// Carries the order out, or undoes everything. `Ok(None)` after a dry run. Ends early, and undoes
 /// what it has done so far, when `stop` ends.
@@ -44,16 +50,19 @@ pub async fn run<S: Site>(
     let mut procedure = Procedure {
         site,
         order,
-        progress,
+        progress: &progress,
         debts: Debts::default(),
         paused: None,
-        was_parked: false,
+        park_ends: None,
     };
     // Debts are written before the deed, so whatever this cuts short is undone.
     let outcome = tokio::select! {
         outcome = procedure.forward() => outcome,
         () = stop => Err(Why::Stopping(Lost)),
     };
+    if matches!(outcome, Err(Why::Stopping(_))) {
+        procedure.hold_on().await;
+    }
     let left = procedure.undo().await;
     match outcome {
         Ok(None) => Ok(None),
@@ -62,7 +71,8 @@ pub async fn run<S: Site>(
             Ok(Some(switched))
         }
         Err(why) => {
-            let failure = Failure { why, flipped: procedure.debts.flipped, left };
+            let Debts { ordered, flipped, .. } = procedure.debts;
+            let failure = Failure { why, ordered, flipped, left };
             warn!(master = order.master, "switchover: {failure}");
             Err(failure)
         }
@@ -72,11 +82,11 @@ pub async fn run<S: Site>(
 pub(super) struct Procedure<'a, S> {
     pub(super) site: &'a S,
     order: &'a Order,
-    pub(super) progress: Progress,
+    pub(super) progress: &'a Progress,
     pub(super) debts: Debts,
     pub(super) paused: Option<Paused>,
-    /// The driver does park: once it no longer does, there is nothing to wait for.
-    was_parked: bool,
+    /// How long the driver parks, unless a leader gives up before.
+    park_ends: Option<Instant>,
 }
 
 /// The old master takes no writes.
@@ -84,8 +94,8 @@ pub(super) struct Procedure<'a, S> {
 pub(super) struct Paused {
     pub(super) node: SocketAddr,
     pub(super) since: Instant,
-    /// When it must end.
-    until: Instant,
+    /// When it must end; by itself it ends [`GRACE`] later.
+    pub(super) until: Instant,
     /// How long it was, once it has ended.
     pub(super) length: Option<Duration>,
 }
@@ -104,18 +114,37 @@ impl<S: Site> Procedure<'_, S> {
         }
         self.rehearse(old, &plan).await?;
         let offset = self.pause(old, &plan).await?;
-        self.park(&plan).await?;
+        self.park(old, &plan).await?;
         let behind = self.caught_up(&plan.replicas, offset, plan.catching_up);
-        tokio::select! {
-            behind = behind => behind?,
-            overtaken = self.overtaken(old) => {
+        let behind = tokio::select! {
+            behind = behind => behind,
+            why = self.overtaken(old) => {
                 // Somebody else did, and whom it promotes may not have what is held back here.
                 self.debts.ordered = true;
-                self.debts.flipped = self.site.view().borrow().serves != Some(old);
-                return Err(overtaken);
+                self.flipped(old).await?;
+                return Err(why);
             }
+        };
+        if behind.is_ok() {
+            let step = format_args!("every replica has offset {offset}, as the master has");
+            self.progress.step(step);
         }
-        self.progress.step(format_args!("every replica has offset {offset}, as the master has"));
+        // Two orders would be two failovers: another Sentinel may have begun one meanwhile.
+        match checks::busy(&self.site.sentinels(HURRIED).await) {
+            Some(sentinel) => {
+                self.debts.ordered = true;
+                self.progress.step(format_args!(
+                    "the Sentinel {sentinel} has a failover in progress: waiting for what comes of \
+                     it"
+                ));
+                let new = self.flipped(old).await?;
+                if behind.is_err() {
+                    return Err(Why::Overtaken);
+                }
+                return self.settle(old, new).await.map(Some);
+            }
+            None => behind?,
+        }
         self.give_order(old).await?;
         let new = self.flipped(old).await?;
         self.settle(old, new).await.map(Some)
@@ -126,7 +155,7 @@ impl<S: Site> Procedure<'_, S> {
         let site = self.site;
         let about_master = async { (site.inspect(old).await, site.may_pause(old).await) };
         let (ready, sentinels, (master, may_pause)) =
-            tokio::join!(site.ready(old), site.sentinels(), about_master);
+            tokio::join!(site.ready(old), site.sentinels(PATIENT), about_master);
         let ready = ready?;
         let selectable = checks::selectable(&ready, &sentinels);
         let replicas = join_all(
@@ -161,18 +190,28 @@ impl<S: Site> Procedure<'_, S> {
     async fn hint(&mut self, plan: &Plan, to: SocketAddr) -> Result<(), Why> {
         let mut priorities = Vec::new();
         for &node in &plan.replicas {
-            let priority = self.site.priority(node).await;
-            priorities.push((node, priority.map_err(|error| failed(node, &error))?));
+            let present = self.site.priority(node).await.map_err(|error| failed(node, &error))?;
+            // What an earlier switchover has left is not what is to be restored.
+            let owed = self.site.owed().into_iter().find(|it| it.node == node && it.now == present);
+            priorities.push((node, owed.map_or(present, |it| it.before)));
         }
-        for (node, priority) in hint::changes(&priorities, to) {
-            let old = priorities.iter().find(|(other, _)| *other == node);
-            self.debts.priorities.extend(old);
+        let changes: Vec<Owed> = hint::changes(&priorities, to)
+            .into_iter()
+            .filter_map(|(node, now)| {
+                let (_, before) = *priorities.iter().find(|(other, _)| *other == node)?;
+                Some(Owed { node, before, now })
+            })
+            .collect();
+        self.site.owe(&changes).map_err(|error| Why::NotNoted(error.to_string()))?;
+        // All that is noted is owed, whether or not it comes to it.
+        self.debts.priorities.extend(changes.iter().map(|it| (it.node, it.before)));
+        for Owed { node, now: priority, .. } in changes {
             let set = self.site.set_priority(node, priority, false).await;
             set.map_err(|error| failed(node, &error))?;
             self.progress.step(format_args!("replica-priority of {node} is {priority} for now"));
         }
         let deadline = Instant::now() + HINTING;
-        while !checks::is_preferred(&self.site.sentinels().await, to) {
+        while !checks::is_preferred(&self.site.sentinels(PATIENT).await, to) {
             if Instant::now() >= deadline {
                 return Err(Why::NotPreferred { to });
             }
@@ -193,24 +232,33 @@ impl<S: Site> Procedure<'_, S> {
     }
 
     async fn pause(&mut self, old: SocketAddr, plan: &Plan) -> Result<u64, Why> {
-        // Whether vipd may end a pause is better known before one begins.
-        self.site.unpause(old).await.map_err(|error| failed(old, &error))?;
         self.debts.paused = true;
         let since = Instant::now();
         self.paused = Some(Paused { node: old, since, until: since + plan.pause, length: None });
         let offset = self.site.pause(old, plan.pause + GRACE).await;
-        let offset = offset.map_err(|error| failed(old, &error))?;
+        let offset = offset.map_err(|error| {
+            // Refused: if there is a pause, it is somebody else's.
+            if matches!(error, Error::NoPerm(_) | Error::Server(_)) {
+                self.debts.paused = false;
+            }
+            failed(old, &error)
+        })?;
         self.progress.step(format_args!("writers of {old} are paused, at offset {offset}"));
         Ok(offset)
     }
 
-    async fn park(&mut self, plan: &Plan) -> Result<(), Why> {
+    async fn park(&mut self, old: SocketAddr, plan: &Plan) -> Result<(), Why> {
         self.debts.parked = true;
-        self.site.park(plan.catching_up + ORDERING).await?;
-        self.was_parked = self.site.view().borrow().parked;
-        if self.was_parked {
-            self.progress.step("the clients of the VIP are parked");
+        let limit = plan.catching_up + ORDERING;
+        self.park_ends = Some(Instant::now() + limit);
+        self.site.park(limit).await?;
+        let view = *self.site.view().borrow();
+        self.debts.flipped = view.serves.is_some_and(|serves| serves != old);
+        if self.debts.flipped || !view.parked {
+            self.debts.ordered = self.debts.flipped || !view.steady;
+            return Err(Why::NotParked);
         }
+        self.progress.step("the clients of the VIP are parked");
         Ok(())
     }
 
@@ -246,10 +294,8 @@ impl<S: Site> Procedure<'_, S> {
     /// Returns if somebody else moves the service, or the driver ends the park.
     async fn overtaken(&self, old: SocketAddr) -> Why {
         let mut view = self.site.view();
-        let was_parked = self.was_parked;
-        let gone = view.wait_for(|view| {
-            view.serves.is_some_and(|serves| serves != old) || (was_parked && !view.parked)
-        });
+        let gone =
+            view.wait_for(|view| view.serves.is_some_and(|serves| serves != old) || !view.parked);
         match gone.await {
             Ok(_) => Why::Overtaken,
             Err(_) => Why::Stopping(Lost),
@@ -263,6 +309,7 @@ impl<S: Site> Procedure<'_, S> {
                 let how = if accepted.coordinated { ", COORDINATED" } else { "" };
                 let sentinel = &accepted.sentinel;
                 self.progress.step(format_args!("Sentinel {sentinel} took the order{how}"));
+                self.site.taken(sentinel);
                 Ok(())
             }
             // Every replica has everything, so whoever leads may well go on.
@@ -277,7 +324,8 @@ impl<S: Site> Procedure<'_, S> {
         }
     }
 
-    /// Waits until packets go to another node. The pause may have to end before.
+    /// Waits until packets go to another node; while that may still be, nothing is given up before
+    /// its longest time is over. The pause may have to end before.
     async fn flipped(&mut self, old: SocketAddr) -> Result<SocketAddr, Why> {
         let deadline = Instant::now() + FLIP;
         let mut view = self.site.view();
@@ -292,103 +340,47 @@ impl<S: Site> Procedure<'_, S> {
                 ));
                 return Ok(new);
             }
-            if self.was_parked && !now.parked {
+            // Before its time is over, the park of a failover that is no longer watched has ended
+            // with the leader's abort.
+            let early = self.park_ends.is_none_or(|ends| Instant::now() < ends);
+            if now.steady && !now.parked && early {
                 return Err(Why::Aborted);
             }
-            let paused = self.paused.filter(|_| self.debts.paused);
-            let pause_ends = paused.map_or(deadline, |it| it.until.min(deadline));
+            if Instant::now() >= deadline {
+                return Err(Why::NotPromoted);
+            }
             tokio::select! {
                 changed = view.changed() => changed.map_err(|_| Lost)?,
-                () = sleep_until(pause_ends) => {
-                    if Instant::now() >= deadline {
-                        return Err(Why::NotPromoted);
-                    }
-                    self.end_pause().await;
-                }
+                // It is over after that, whether or not it could be ended.
+                () = self.pause_is_due() => self.end_pause().await,
+                () = sleep_until(deadline) => {}
+            }
+        }
+    }
+    /// Ends when the pause must; never if there is none.
+    pub(super) fn pause_is_due(&self) -> impl Future<Output = ()> + use<S> {
+        let until = self.paused.filter(|_| self.debts.paused).map(|it| it.until);
+        async move {
+            match until {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
             }
         }
     }
 
-    /// Everything after the flip. Nothing here can fail: the new master is served.
-    async fn settle(&mut self, old: SocketAddr, new: SocketAddr) -> Result<Switched, Why> {
-        let flip = self.paused.map(|it| it.since.elapsed()).unwrap_or_default();
-        let mut warnings = Vec::new();
-        // They may hold connections from before: what these still have must not be executed.
-        if self.debts.paused
-            && let Err(error) = self.site.kill_clients(old).await
-        {
-            warnings.push(format!("the clients of {old} could not be cut off: {error}"));
+    /// vipd is stopping. A promotion that may be under way is waited for as long as can be.
+    async fn hold_on(&self) {
+        let Some(paused) = self.paused.filter(|_| self.debts.paused) else { return };
+        if !self.debts.ordered || self.debts.flipped {
+            return;
         }
-        warnings.extend(self.restore_priorities().await);
-        let demoted = if self.agreed(new).await {
-            self.demote(old, new, &mut warnings).await
-        } else {
-            warnings.push(format!("no majority of the Sentinels names {new} yet"));
-            false
-        };
-        self.end_pause().await;
-        let view = *self.site.view().borrow();
-        let first_packet = view.first_packet.map(|at| flip + at.since(view.since));
-        Ok(Switched {
-            from: old,
-            to: new,
-            stall_us: micros(first_packet.unwrap_or(flip)),
-            flip_us: micros(flip),
-            paused_us: micros(self.paused.and_then(|it| it.length).unwrap_or_default()),
-            demoted,
-            warnings,
-        })
-    }
-
-    /// Waits until a majority of the Sentinels names the new master. The pause may end meanwhile.
-    async fn agreed(&mut self, new: SocketAddr) -> bool {
-        let deadline = Instant::now() + SETTLING;
-        loop {
-            if self.paused.is_some_and(|it| Instant::now() >= it.until) {
-                self.end_pause().await;
-            }
-            let sentinels = self.site.sentinels().await;
-            if checks::named_by(&sentinels, new) > sentinels.len() / 2 {
-                return true;
-            }
-            if Instant::now() >= deadline {
-                return false;
+        self.progress.step("stopping, as soon as Sentinel has promoted a replica");
+        let until = paused.until.min(Instant::now() + STOPPING);
+        while Instant::now() < until {
+            if checks::agree_on_another(&self.site.sentinels(HURRIED).await, paused.node) {
+                return;
             }
             sleep(GLANCE).await;
-        }
-    }
-
-    /// A majority of the Sentinels has the new master by now, so none of them will promote the old
-    /// one's data again. They would demote it as well, some 10 s later.
-    async fn demote(
-        &mut self,
-        old: SocketAddr,
-        new: SocketAddr,
-        warnings: &mut Vec<String>,
-    ) -> bool {
-        match self.site.role(old).await {
-            Ok(Role::Replica { .. }) => {
-                self.progress.step(format_args!("{old} is a replica already"));
-                return true;
-            }
-            Ok(_) => {}
-            Err(error) => {
-                warnings.push(format!("the old master {old} {error}"));
-                return false;
-            }
-        }
-        match self.site.demote(old, new).await {
-            Ok(()) => {
-                self.progress.step(format_args!("{old} is a replica of {new}"));
-                true
-            }
-            Err(error) => {
-                warnings.push(format!(
-                    "{old} could not be made a replica: {error}; Sentinel does so in some 10 s, \
-                     and until then whoever writes to it without the VIP loses that"
-                ));
-                false
-            }
         }
     }
 }

@@ -1,29 +1,25 @@
 //! The real nodes, Sentinels and driver.
 
-use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redis::{Pipeline, Value, pipe};
+use redis::{Value, pipe};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
-use super::site::{Ask, Lost, NodeFacts, Site, View};
+use super::nodes::{Nodes, nth};
+use super::record::{Owed, Record};
+use super::site::{Ask, Lost, NodeFacts, Priorities, Site, View};
 use crate::config::{Config, Endpoint};
-use crate::connect::{Deadlines, Dialer, Error, Link, SetupError, checked, info_field, text};
+use crate::connect::{Dialer, Error, Phase, SetupError, checked, info_field, text};
 use crate::model::MasterId;
 use crate::order::{self, Accepted, Manner, Orders, Ready, Refusal};
 use crate::redis_node::{Role, reply};
 use crate::resolve::Resolver;
 use crate::sentinel::{self, Inspection};
-
-/// How long a node may take. Short: clients wait meanwhile.
-const DEADLINES: Deadlines = Deadlines {
-    connect: Duration::from_millis(500),
-    login: Duration::from_millis(500),
-    answer: Duration::from_millis(1000),
-};
 
 /// The way to the driver.
 #[derive(Debug)]
@@ -36,15 +32,17 @@ pub struct Line {
     pub view: watch::Receiver<View>,
 }
 
-/// Everybody, by the network. Holds one connection to each node.
+/// Everybody, by the network.
 pub struct Remote {
     name: String,
     orders: Orders,
     endpoints: Vec<Endpoint>,
     sentinels: Dialer,
-    nodes: Dialer,
+    nodes: Nodes,
+    /// Whom vipd is, to the nodes.
+    user: String,
     resolver: Resolver,
-    links: Mutex<HashMap<SocketAddr, Link>>,
+    record: Arc<Record>,
     line: Line,
 }
 
@@ -54,7 +52,12 @@ impl Remote {
     /// # Errors
     ///
     /// A password file or a TLS file can't be used.
-    pub fn new(config: &Config, name: &str, line: Line) -> Result<Self, SetupError> {
+    pub fn new(
+        config: &Config,
+        name: &str,
+        record: Arc<Record>,
+        line: Line,
+    ) -> Result<Self, SetupError> {
         // Whatever it must know is looked up while the Sentinels are asked, before anybody waits.
         let resolver = Resolver::default();
         Ok(Self {
@@ -62,109 +65,18 @@ impl Remote {
             orders: Orders::new(config, resolver.clone())?,
             endpoints: config.sentinel.endpoints.clone(),
             sentinels: Dialer::new(&config.sentinel.login, sentinel::DEADLINES)?,
-            nodes: Dialer::new(&config.redis.login, DEADLINES)?,
+            nodes: Nodes::new(&config.redis.login, resolver.clone())?,
+            user: config.redis.login.username.clone().unwrap_or_else(|| "default".to_owned()),
             resolver,
-            links: Mutex::default(),
+            record,
             line,
         })
     }
-
-    /// The answers to several commands, by the connection that is kept, or a new one if that is
-    /// lost.
-    async fn send(&self, node: SocketAddr, commands: &Pipeline) -> Result<Vec<Value>, Error> {
-        let kept = self.links().get(&node).map(|link| link.requests().clone());
-        if let Some(requests) = kept {
-            match requests.send(commands).await {
-                // A promotion cuts it, and so does a client kill of another's.
-                Err(Error::Closed(_)) => {}
-                answered => return answered,
-            }
-        }
-        let ip = node.ip();
-        let host = self.resolver.name_of(ip).unwrap_or_else(|| ip.to_string());
-        let link = self.nodes.requests(&host, node).await?;
-        let requests = link.requests().clone();
-        self.links().insert(node, link);
-        requests.send(commands).await
-    }
-
-    async fn one(&self, node: SocketAddr, words: &[&str]) -> Result<Value, Error> {
-        let mut commands = pipe();
-        commands.cmd(words[0]).arg(&words[1..]);
-        nth(self.send(node, &commands).await?, 0)
-    }
-
-    fn links(&self) -> MutexGuard<'_, HashMap<SocketAddr, Link>> {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-impl Site for Remote {
-    async fn ready(&self, node: SocketAddr) -> Result<Ready, Refusal> {
-        order::preconditions(&self.orders, &self.name, node).await
-    }
-
-    async fn sentinels(&self) -> Vec<Inspection> {
-        let names = [self.name.as_str()];
-        let ask = |endpoint| sentinel::inspect(&self.sentinels, &self.resolver, endpoint, &names);
-        join_all(self.endpoints.iter().map(ask)).await
-    }
-
-    async fn inspect(&self, node: SocketAddr) -> Result<NodeFacts, Error> {
-        let mut questions = pipe();
-        questions.cmd("ROLE").cmd("INFO").arg("server");
-        let answers = self.send(node, &questions).await?;
-        // INFO may be forbidden.
-        let info = answers.get(1).and_then(text).unwrap_or_default();
-        let version = info_field(info, "redis_version").unwrap_or_default().to_owned();
-        Ok(NodeFacts { role: reply::role(&nth(answers, 0)?)?, version })
-    }
-
-    async fn may_pause(&self, node: SocketAddr) -> Result<(), Error> {
-        let mut harmless = pipe();
-        harmless.cmd("CLIENT").arg(&["PAUSE", "0", "WRITE"]);
-        // There is no such client.
-        harmless.cmd("CLIENT").arg(&["KILL", "ID", "0"]);
-        let answers = self.send(node, &harmless).await?;
-        match nth(answers.clone(), 1) {
-            Err(error @ Error::NoPerm(_)) => Err(error),
-            _ => nth(answers, 0).map(drop),
-        }
-    }
-
-    async fn pause(&self, node: SocketAddr, length: Duration) -> Result<u64, Error> {
-        let mut commands = pipe();
-        commands.cmd("CLIENT").arg("PAUSE").arg(length.as_millis().to_string()).arg("WRITE");
-        commands.cmd("ROLE");
-        let answers = self.send(node, &commands).await?;
-        nth(answers.clone(), 0)?;
-        match reply::role(&nth(answers, 1)?)? {
-            Role::Master { offset, .. } => Ok(offset),
-            Role::Replica { .. } | Role::Sentinel => {
-                Err(Error::Protocol("it is no master any more".into()))
-            }
-        }
-    }
-
-    async fn unpause(&self, node: SocketAddr) -> Result<(), Error> {
-        self.one(node, &["CLIENT", "UNPAUSE"]).await.map(drop)
-    }
-
-    async fn kill_clients(&self, node: SocketAddr) -> Result<(), Error> {
-        self.one(node, &["CLIENT", "KILL", "TYPE", "normal"]).await.map(drop)
-    }
-
-    async fn role(&self, node: SocketAddr) -> Result<Role, Error> {
-        reply::role(&self.one(node, &["ROLE"]).await?)
-    }
-
+impl Priorities for Remote {
     async fn priority(&self, node: SocketAddr) -> Result<u32, Error> {
-        let answer = self.one(node, &["CONFIG", "GET", "replica-priority"]).await?;
-        let value = match &answer {
-            Value::Array(pair) => pair.get(1).and_then(text).and_then(|it| it.parse().ok()),
-            _ => None,
-        };
-        value.ok_or_else(|| Error::Protocol(format!("unexpected answer to CONFIG GET: {answer:?}")))
+        self.nodes.priority(node).await
     }
 
     async fn set_priority(
@@ -173,22 +85,110 @@ impl Site for Remote {
         priority: u32,
         lasting: bool,
     ) -> Result<(), Error> {
-        self.one(node, &["CONFIG", "SET", "replica-priority", &priority.to_string()]).await?;
-        if lasting {
-            // It may have no file; then there is nothing in it either.
-            let _ = self.one(node, &["CONFIG", "REWRITE"]).await;
+        self.nodes.set_priority(node, priority, lasting).await
+    }
+}
+
+impl Site for Remote {
+    async fn ready(&self, node: SocketAddr) -> Result<Ready, Refusal> {
+        order::preconditions(&self.orders, &self.name, node).await
+    }
+
+    async fn sentinels(&self, within: Duration) -> Vec<Inspection> {
+        let names = &[self.name.as_str()];
+        let ask = |endpoint| async move {
+            let asked = sentinel::inspect(&self.sentinels, &self.resolver, endpoint, names);
+            timeout(within, asked).await.unwrap_or_else(|_| Inspection {
+                endpoint: endpoint.clone(),
+                addr: None,
+                answer: Err(Error::Timeout { during: Phase::Answer, after: within }),
+            })
+        };
+        join_all(self.endpoints.iter().map(ask)).await
+    }
+
+    async fn inspect(&self, node: SocketAddr) -> Result<NodeFacts, Error> {
+        let mut questions = pipe();
+        questions.cmd("ROLE").cmd("INFO").arg("server");
+        let answers = self.nodes.send(node, &questions).await?;
+        // INFO may be forbidden.
+        let info = answers.get(1).and_then(text).unwrap_or_default();
+        let version = info_field(info, "redis_version").unwrap_or_default().to_owned();
+        Ok(NodeFacts { role: reply::role(&nth(answers, 0)?)?, version })
+    }
+
+    async fn may_pause(&self, node: SocketAddr) -> Result<(), Error> {
+        let mut questions = pipe();
+        for command in [&["PAUSE", "0", "WRITE"][..], &["UNPAUSE"], &["KILL", "ID", "0"]] {
+            questions.cmd("ACL").arg("DRYRUN").arg(&self.user).arg("CLIENT").arg(command);
+        }
+        // There is no such client.
+        questions.cmd("CLIENT").arg(&["KILL", "ID", "0"]);
+        let mut answers = self.nodes.send(node, &questions).await?;
+        if let Some(Err(error @ Error::NoPerm(_))) = answers.pop().map(checked) {
+            return Err(error);
+        }
+        for answer in answers {
+            match permitted(checked(answer)) {
+                Permission::Given => {}
+                Permission::Lacking(error) => return Err(error),
+                // Then a pause that vipd may not begin is refused, and one that it may not end
+                // ends by itself.
+                Permission::Unknown => return Ok(()),
+                Permission::Old => return self.probe(node).await,
+            }
         }
         Ok(())
+    }
+
+    async fn pause(&self, node: SocketAddr, length: Duration) -> Result<u64, Error> {
+        let mut commands = pipe();
+        commands.cmd("CLIENT").arg("PAUSE").arg(length.as_millis().to_string()).arg("WRITE");
+        commands.cmd("ROLE");
+        let answers = self.nodes.send(node, &commands).await?;
+        nth(answers.clone(), 0)?;
+        // Whatever goes wrong from here on, it is paused: no refusal.
+        let role = nth(answers, 1).and_then(|answer| reply::role(&answer));
+        match role.map_err(|error| Error::Protocol(error.to_string()))? {
+            Role::Master { offset, .. } => Ok(offset),
+            Role::Replica { .. } | Role::Sentinel => {
+                Err(Error::Protocol("it is no master any more".into()))
+            }
+        }
+    }
+
+    async fn unpause(&self, node: SocketAddr) -> Result<(), Error> {
+        self.nodes.one(node, &["CLIENT", "UNPAUSE"]).await.map(drop)
+    }
+
+    async fn kill_clients(&self, node: SocketAddr) -> Result<(), Error> {
+        self.nodes.one(node, &["CLIENT", "KILL", "TYPE", "normal"]).await.map(drop)
+    }
+
+    async fn role(&self, node: SocketAddr) -> Result<Role, Error> {
+        reply::role(&self.nodes.one(node, &["ROLE"]).await?)
+    }
+
+    fn owed(&self) -> Vec<Owed> {
+        self.record.owed()
+    }
+
+    fn owe(&self, owed: &[Owed]) -> io::Result<()> {
+        self.record.owe(owed)
+    }
+
+    fn settled(&self, node: SocketAddr) {
+        self.record.settled(node);
     }
 
     /// The commands are those of `sentinelSendSlaveOf` in sentinel.c.
     async fn demote(&self, node: SocketAddr, of: SocketAddr) -> Result<(), Error> {
         let host = self.resolver.name_of(of.ip()).unwrap_or_else(|| of.ip().to_string());
-        self.one(node, &["REPLICAOF", &host, &of.port().to_string()]).await?;
+        self.nodes.one(node, &["REPLICAOF", &host, &of.port().to_string()]).await?;
         // Courtesies: it is a replica already.
-        let _ = self.one(node, &["CONFIG", "REWRITE"]).await;
-        let _ = self.one(node, &["CLIENT", "KILL", "TYPE", "normal"]).await;
-        let _ = self.one(node, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+        let _ = self.nodes.one(node, &["CONFIG", "REWRITE"]).await;
+        let _ = self.nodes.one(node, &["CLIENT", "KILL", "TYPE", "normal"]).await;
+        let _ = self.nodes.one(node, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
         Ok(())
     }
 
@@ -203,6 +203,12 @@ impl Site for Remote {
         parked.await.map_err(|_| Lost)
     }
 
+    fn taken(&self, sentinel: &Endpoint) {
+        let ask = Ask::Taken { master: self.line.master, sentinel: sentinel.clone() };
+        // As below.
+        let _ = self.line.asks.try_send(ask);
+    }
+
     fn cancel(&self) {
         // A driver that takes no more questions has stopped, and parks nobody. The queue has room
         // for everything that one switchover asks.
@@ -214,9 +220,50 @@ impl Site for Remote {
     }
 }
 
-fn nth(mut answers: Vec<Value>, index: usize) -> Result<Value, Error> {
-    if index >= answers.len() {
-        return Err(Error::Protocol("an answer is missing".into()));
+impl Remote {
+    /// For Redis 6, which knows no DRYRUN: a pause that ends at once shortens no other one. Nobody
+    /// is asked whether it may be ended: that would end an operator's own.
+    async fn probe(&self, node: SocketAddr) -> Result<(), Error> {
+        self.nodes.one(node, &["CLIENT", "PAUSE", "0", "WRITE"]).await.map(drop)
     }
-    checked(answers.swap_remove(index))
+}
+
+/// What ACL DRYRUN says.
+#[derive(PartialEq, Debug)]
+enum Permission {
+    Given,
+    Lacking(Error),
+    /// It may not be asked.
+    Unknown,
+    /// There is no such command.
+    Old,
+}
+
+fn permitted(answer: Result<Value, Error>) -> Permission {
+    match answer {
+        Ok(Value::Okay) => Permission::Given,
+        Ok(value) => match text(&value) {
+            Some("OK") => Permission::Given,
+            Some(why) => Permission::Lacking(Error::NoPerm(why.to_owned())),
+            None => Permission::Unknown,
+        },
+        Err(Error::NoPerm(_)) => Permission::Unknown,
+        Err(_) => Permission::Old,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_permission_that_lacks_is_told_from_one_that_can_not_be_asked_for() {
+        assert_eq!(permitted(Ok(Value::Okay)), Permission::Given);
+        let lacks = "User default has no permissions to run the 'client|unpause' command";
+        let answer = Value::BulkString(lacks.into());
+        assert_eq!(permitted(Ok(answer)), Permission::Lacking(Error::NoPerm(lacks.to_owned())));
+        assert_eq!(permitted(Err(Error::NoPerm("acl|dryrun".into()))), Permission::Unknown);
+        let old = "Unknown subcommand or wrong number of arguments for 'DRYRUN'";
+        assert_eq!(permitted(Err(Error::Server(old.into()))), Permission::Old);
+    }
 }

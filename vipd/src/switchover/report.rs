@@ -40,6 +40,8 @@ impl Progress {
 #[derive(Debug)]
 pub struct Failure {
     pub(super) why: Why,
+    /// A failover was ordered, by whomever.
+    pub(super) ordered: bool,
     /// The new master is served all the same.
     pub(super) flipped: bool,
     /// What could not be undone.
@@ -51,6 +53,8 @@ impl fmt::Display for Failure {
         self.why.fmt(f)?;
         if self.flipped {
             f.write_str("; the new master is served")?;
+        } else if self.ordered {
+            f.write_str("; a Sentinel may still promote a replica: see `vipd status`")?;
         } else if self.left.is_empty() {
             f.write_str("; everything is as it was")?;
         }
@@ -73,6 +77,10 @@ pub(super) enum Why {
     NotPreferred { to: SocketAddr },
     #[error("not caught up within {} ms: {}", within.as_millis(), list(.lagging))]
     Lagging { within: Duration, lagging: Vec<Lag> },
+    #[error("nothing was changed, for what would be owed can't be noted: {0}")]
+    NotNoted(String),
+    #[error("the clients of the VIP could not be parked: another failover came in between")]
+    NotParked,
     #[error("another failover came in between")]
     Overtaken,
     #[error("the failover was aborted, or nobody was selected")]

@@ -1,11 +1,14 @@
 //! What a switchover needs of the world: the seam at which the tests fake it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
+use super::record::Owed;
 use crate::clock::Monotonic;
+use crate::config::Endpoint;
 use crate::connect::Error;
 use crate::model::MasterId;
 use crate::order::{Accepted, Ready, Refusal};
@@ -44,6 +47,13 @@ pub enum Ask {
         /// It is done.
         done: oneshot::Sender<()>,
     },
+    /// A Sentinel has taken the order: if it gives up, the park ends.
+    Taken {
+        /// Of which name.
+        master: MasterId,
+        /// Which one.
+        sentinel: Endpoint,
+    },
     /// It was not ordered after all.
     Cancel {
         /// Of which name.
@@ -60,12 +70,25 @@ pub struct NodeFacts {
     pub version: String,
 }
 
+/// Who can be asked for `replica-priority`.
+pub trait Priorities: Sync {
+    /// Reads it.
+    fn priority(&self, node: SocketAddr) -> impl Future<Output = Result<u32, Error>> + Send;
+    /// Sets it. With `lasting` in the configuration file as well, if there is one.
+    fn set_priority(
+        &self,
+        node: SocketAddr,
+        priority: u32,
+        lasting: bool,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
 /// Everybody whom a switchover talks to. Every call ends within a few seconds.
-pub trait Site: Sync {
+pub trait Site: Priorities {
     /// Whether a Sentinel would take the order now.
     fn ready(&self, node: SocketAddr) -> impl Future<Output = Result<Ready, Refusal>> + Send;
-    /// What each configured Sentinel says.
-    fn sentinels(&self) -> impl Future<Output = Vec<Inspection>> + Send;
+    /// What each configured Sentinel says within that time.
+    fn sentinels(&self, within: Duration) -> impl Future<Output = Vec<Inspection>> + Send;
     /// Who a node is. The connection is kept for what follows.
     fn inspect(&self, node: SocketAddr) -> impl Future<Output = Result<NodeFacts, Error>> + Send;
     /// Whether `node` lets vipd pause it; pauses nobody.
@@ -82,15 +105,12 @@ pub trait Site: Sync {
     fn kill_clients(&self, node: SocketAddr) -> impl Future<Output = Result<(), Error>> + Send;
     /// Asks `node` for ROLE.
     fn role(&self, node: SocketAddr) -> impl Future<Output = Result<Role, Error>> + Send;
-    /// Reads `replica-priority`.
-    fn priority(&self, node: SocketAddr) -> impl Future<Output = Result<u32, Error>> + Send;
-    /// Sets it. With `lasting` in the configuration file as well, if there is one.
-    fn set_priority(
-        &self,
-        node: SocketAddr,
-        priority: u32,
-        lasting: bool,
-    ) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Priorities that were changed and not set back: by this switchover, or before.
+    fn owed(&self) -> Vec<Owed>;
+    /// Writes down that these are about to be changed, for the vipd after a crash.
+    fn owe(&self, owed: &[Owed]) -> io::Result<()>;
+    /// The priority of `node` is as it was.
+    fn settled(&self, node: SocketAddr);
     /// Makes `node` a replica of `of`, as Sentinel would.
     fn demote(
         &self,
@@ -101,6 +121,8 @@ pub trait Site: Sync {
     fn order(&self, node: SocketAddr) -> impl Future<Output = Result<Accepted, Refusal>> + Send;
     /// Tells the driver that it will be ordered.
     fn park(&self, limit: Duration) -> impl Future<Output = Result<(), Lost>> + Send;
+    /// Tells the driver who took the order.
+    fn taken(&self, sentinel: &Endpoint);
     /// Tells the driver that it was not.
     fn cancel(&self);
     /// What the driver says.

@@ -1,6 +1,8 @@
 //! Paying what is owed: see [`super::debts`].
 
-use tokio::time::sleep;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
 
 use super::Millis;
 use super::debts::Undo;
@@ -8,7 +10,7 @@ use super::procedure::{GLANCE, GRACE, Procedure};
 use super::site::Site;
 
 /// Attempts to undo one thing.
-const ATTEMPTS: u32 = 5;
+pub(super) const ATTEMPTS: u32 = 5;
 
 impl<S: Site> Procedure<'_, S> {
     pub(super) async fn restore_priorities(&mut self) -> Vec<String> {
@@ -45,6 +47,10 @@ impl<S: Site> Procedure<'_, S> {
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
                 sleep(GLANCE).await;
+                let of_pause = matches!(undo, Undo::KillClients | Undo::Unpause);
+                if of_pause && self.remainder().is_some_and(|left| left.is_zero()) {
+                    break;
+                }
             }
             let done = match (undo, old) {
                 (Undo::KillClients, Some(old)) => self.site.kill_clients(old).await,
@@ -73,15 +79,27 @@ impl<S: Site> Procedure<'_, S> {
         let error = last?;
         Some(match undo {
             Undo::KillClients => format!("the old master's clients are not cut off: {error}"),
-            Undo::Unpause => format!(
-                "the writers' pause was not ended ({error}): it ends by itself within {} ms",
-                GRACE.as_millis()
-            ),
+            Undo::Unpause => match self.remainder() {
+                Some(left) if !left.is_zero() => format!(
+                    "the writers' pause was not ended ({error}): it ends by itself within {} ms",
+                    left.as_millis()
+                ),
+                _ => format!("the writers' pause was not ended ({error}): by now it is over"),
+            },
             Undo::Cancel => return None,
             Undo::Priority(node, priority) => {
-                format!("set replica-priority of {node} back to {priority} by hand: {error}")
+                format!(
+                    "set replica-priority of {node} back to {priority} by hand, or the next start \
+                     of vipd tries to: {error}"
+                )
             }
         })
+    }
+
+    /// What is left of the pause, if nobody ends it.
+    fn remainder(&self) -> Option<Duration> {
+        let ends = self.paused?.until + GRACE;
+        Some(ends.saturating_duration_since(Instant::now()))
     }
 
     fn told(&mut self, undone: Undo) {
@@ -96,6 +114,7 @@ impl<S: Site> Procedure<'_, S> {
             }
             Undo::Cancel => self.progress.step("the clients of the VIP go on"),
             Undo::Priority(node, priority) => {
+                self.site.settled(node);
                 self.progress.step(format_args!("replica-priority of {node} is {priority} again"));
             }
         }

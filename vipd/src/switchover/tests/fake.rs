@@ -1,6 +1,7 @@
 //! A world in which one thing goes wrong.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -9,13 +10,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::clock::Monotonic;
+use crate::config::Endpoint;
 use crate::connect::{Error, Phase};
 use crate::model::Epoch;
 use crate::order::{Accepted, Ready, Refusal};
 use crate::redis_node::Role;
 use crate::sentinel::reply::Candidate;
 use crate::sentinel::{Answer, Inspection, KnownMaster, MasterAnswer, Replica, View as Sees};
-use crate::switchover::site::{Lost, NodeFacts, Site, View};
+use crate::switchover::record::Owed;
+use crate::switchover::site::{Lost, NodeFacts, Priorities, Site, View};
 use crate::switchover::{Failure, Order, Progress, Switched, run};
 
 pub(super) const OLD: u8 = 101;
@@ -33,6 +36,7 @@ pub(super) enum Deed {
     Park,
     Cancel,
     Order,
+    Taken,
     Demote,
     Priority(u8, u32),
 }
@@ -66,6 +70,22 @@ pub(super) struct World {
     pub(super) hearing: usize,
     /// They hear of priorities.
     pub(super) obedient: bool,
+    /// What is on disk; whether it can be written.
+    pub(super) record: BTreeMap<u8, Owed>,
+    pub(super) full: bool,
+    /// Priorities that were changed without being noted before.
+    pub(super) unnoted: Vec<u8>,
+    /// The driver parks nobody.
+    pub(super) deaf: bool,
+    /// This Sentinel leads a failover from the moment the master is paused.
+    pub(super) foreign: Option<usize>,
+    /// So long the Sentinels take to answer, once the new master is served.
+    pub(super) slow: Duration,
+    /// The pause ended: when, and whether by itself.
+    pub(super) pause_began: Option<Instant>,
+    pub(super) pause_lasted: Option<Duration>,
+    /// The master says no.
+    pub(super) refuses_pause: bool,
 }
 
 impl Default for World {
@@ -83,6 +103,15 @@ impl Default for World {
             stuck: None,
             hearing: 3,
             obedient: true,
+            record: BTreeMap::new(),
+            full: false,
+            unnoted: vec![],
+            deaf: false,
+            foreign: None,
+            slow: Duration::ZERO,
+            pause_began: None,
+            pause_lasted: None,
+            refuses_pause: false,
         }
     }
 }
@@ -171,6 +200,23 @@ fn sees() -> Sees {
     }
 }
 
+impl Priorities for Fake {
+    async fn priority(&self, node: SocketAddr) -> Result<u32, Error> {
+        Ok(self.world().priorities[&host(node)])
+    }
+
+    async fn set_priority(&self, node: SocketAddr, priority: u32, _: bool) -> Result<(), Error> {
+        let host = host(node);
+        let set = |world: &mut World| {
+            world.priorities.insert(host, priority);
+            if priority != 100 && !world.record.contains_key(&host) {
+                world.unnoted.push(host);
+            }
+        };
+        self.does(Deed::Priority(host, priority), set).await
+    }
+}
+
 impl Site for Fake {
     async fn ready(&self, _: SocketAddr) -> Result<Ready, Refusal> {
         let candidate = |replica| Candidate {
@@ -187,12 +233,16 @@ impl Site for Fake {
         })
     }
 
-    async fn sentinels(&self) -> Vec<Inspection> {
+    async fn sentinels(&self, within: Duration) -> Vec<Inspection> {
+        let slow = if self.world().promoted { self.world().slow } else { Duration::ZERO };
+        sleep(slow.min(within)).await;
         let inspection = |number| {
+            let leads = self.world().paused && self.world().foreign == Some(number);
+            let flags = if leads { "master,failover_in_progress" } else { "master" };
             let known = KnownMaster {
                 addr: Ok(self.names(number)),
                 epoch: Epoch(1),
-                view: sees(),
+                view: Sees { flags: flags.to_owned(), ..sees() },
                 ckquorum: Ok("OK".to_owned()),
                 replicas: self.replicas(),
                 sentinels: vec![],
@@ -221,11 +271,24 @@ impl Site for Fake {
     }
 
     async fn pause(&self, _: SocketAddr, _: Duration) -> Result<u64, Error> {
-        self.does(Deed::Pause, |world| world.paused = true).await.map(|()| 1000)
+        if self.world().refuses_pause {
+            self.world().deeds.push(Deed::Pause);
+            return Err(Error::NoPerm("client|pause".into()));
+        }
+        self.does(Deed::Pause, |world| {
+            world.paused = true;
+            world.pause_began = Some(Instant::now());
+        })
+        .await
+        .map(|()| 1000)
     }
 
     async fn unpause(&self, _: SocketAddr) -> Result<(), Error> {
-        self.does(Deed::Unpause, |world| world.paused = false).await
+        self.does(Deed::Unpause, |world| {
+            world.paused = false;
+            world.pause_lasted = world.pause_began.map(|began| began.elapsed());
+        })
+        .await
     }
 
     async fn kill_clients(&self, _: SocketAddr) -> Result<(), Error> {
@@ -244,16 +307,20 @@ impl Site for Fake {
         Ok(Role::Replica { of: ("198.18.0.101".to_owned(), 8000), link_up: true, offset })
     }
 
-    async fn priority(&self, node: SocketAddr) -> Result<u32, Error> {
-        Ok(self.world().priorities[&host(node)])
+    fn owed(&self) -> Vec<Owed> {
+        self.world().record.values().copied().collect()
     }
 
-    async fn set_priority(&self, node: SocketAddr, priority: u32, _: bool) -> Result<(), Error> {
-        let host = host(node);
-        let set = |world: &mut World| {
-            world.priorities.insert(host, priority);
-        };
-        self.does(Deed::Priority(host, priority), set).await
+    fn owe(&self, owed: &[Owed]) -> io::Result<()> {
+        if self.world().full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.world().record.extend(owed.iter().map(|it| (host(it.node), *it)));
+        Ok(())
+    }
+
+    fn settled(&self, node: SocketAddr) {
+        self.world().record.remove(&host(node));
     }
 
     async fn demote(&self, _: SocketAddr, _: SocketAddr) -> Result<(), Error> {
@@ -273,7 +340,7 @@ impl Site for Fake {
             Promotion::Prompt => Duration::ZERO,
             Promotion::After(after) => after,
             Promotion::Aborted => {
-                self.show(|view| view.parked = false);
+                self.show(|view| (view.parked, view.steady) = (false, true));
                 Duration::MAX
             }
             Promotion::Never => Duration::MAX,
@@ -293,15 +360,20 @@ impl Site for Fake {
     }
 
     async fn park(&self, _: Duration) -> Result<(), Lost> {
-        let done = self.does(Deed::Park, |world| world.parked = true).await;
-        self.show(|view| view.parked = true);
+        let done = self.does(Deed::Park, |world| world.parked = !world.deaf).await;
+        let parks = !self.world().deaf;
+        self.show(|view| (view.parked, view.steady) = (parks, !parks));
         done.map_err(|_| Lost)
+    }
+
+    fn taken(&self, _: &Endpoint) {
+        self.world().deeds.push(Deed::Taken);
     }
 
     fn cancel(&self) {
         self.world().deeds.push(Deed::Cancel);
         self.world().parked = false;
-        self.show(|view| view.parked = false);
+        self.show(|view| (view.parked, view.steady) = (false, true));
     }
 
     fn view(&self) -> watch::Receiver<View> {

@@ -2,6 +2,7 @@
 //! was; and nothing that a pause held back is executed by a node that may be demoted.
 
 mod fake;
+mod review;
 
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ fn assert_clean(fake: &Fake, what: &str) {
     let flipped = fake_serves_new(fake);
     assert!(!world.parked || flipped, "{what}: still parked after {deeds:?}");
     assert!(world.priorities.values().all(|it| *it == 100), "{what}: {:?}", world.priorities);
+    assert!(world.record.is_empty(), "{what}: {:?}", world.record);
+    assert!(world.unnoted.is_empty(), "{what}: not noted before: {:?}", world.unnoted);
     // From the order on, the pause ends only after its clients were killed.
     if let Some(ordered) = deeds.iter().position(|it| *it == Deed::Order)
         && world.refusal.is_none()
@@ -26,6 +29,8 @@ fn assert_clean(fake: &Fake, what: &str) {
         let killed = since.iter().position(|it| *it == Deed::Kill);
         let ended = since.iter().position(|it| *it == Deed::Unpause);
         assert!(killed.is_some() && killed < ended, "{what}: not killed before: {deeds:?}");
+        let cancelled = since.iter().position(|it| *it == Deed::Cancel);
+        assert!(cancelled.is_none_or(|it| ended < Some(it)), "{what}: unparked early: {deeds:?}");
     }
 }
 
@@ -44,8 +49,8 @@ async fn the_steps_come_in_their_order() {
     let switched = fake.switch_over(&order()).await.unwrap().unwrap();
     assert_eq!((switched.from, switched.to), (node(OLD), node(102)));
     assert!(switched.demoted && switched.warnings.is_empty(), "{switched:?}");
-    use Deed::{Demote, Kill, Order, Park, Pause, Unpause};
-    let expected = [Unpause, Pause, Park, Order, Kill, Demote, Kill, Unpause];
+    use Deed::{Demote, Kill, Order, Park, Pause, Taken, Unpause};
+    let expected = [Pause, Park, Order, Taken, Kill, Demote, Kill, Unpause];
     assert_eq!(fake.world().deeds, expected);
     assert_clean(&fake, "success");
 }
@@ -72,7 +77,7 @@ async fn the_preferred_replica_is_hinted_at_and_every_priority_restored() {
     let fake = Fake::new(World::default());
     fake.switch_over(&preferring(103)).await.unwrap().unwrap();
     let deeds = fake.world().deeds.clone();
-    assert_eq!(deeds[..2], [Deed::Priority(103, 1), Deed::Unpause]);
+    assert_eq!(deeds[..2], [Deed::Priority(103, 1), Deed::Pause]);
     assert!(deeds.contains(&Deed::Priority(103, 100)), "{deeds:?}");
     assert_clean(&fake, "--to");
 }
@@ -126,7 +131,7 @@ async fn a_replica_that_stands_still_ends_the_pause_and_nothing_is_ordered() {
     assert!(failure.contains("198.18.0.103:8000 is 100 bytes behind"), "{failure}");
     assert!(failure.ends_with("everything is as it was"), "{failure}");
     use Deed::{Cancel, Park, Pause, Unpause};
-    assert_eq!(fake.world().deeds, [Unpause, Pause, Park, Cancel, Unpause], "and nobody killed");
+    assert_eq!(fake.world().deeds, [Pause, Park, Cancel, Unpause], "and nobody killed");
     assert!(watch.elapsed() < Duration::from_millis(2200), "{:?}", watch.elapsed());
     assert_clean(&fake, "stuck");
 }
@@ -139,7 +144,7 @@ async fn a_refusal_returns_everything_and_kills_nobody() {
     let failure = fake.switch_over(&order()).await.unwrap_err().to_string();
     assert!(failure.contains("sentinel|failover"), "{failure}");
     use Deed::{Cancel, Order, Park, Pause, Unpause};
-    assert_eq!(fake.world().deeds, [Unpause, Pause, Park, Order, Cancel, Unpause]);
+    assert_eq!(fake.world().deeds, [Pause, Park, Order, Cancel, Unpause]);
     assert_clean(&fake, "refused");
 }
 

@@ -19,6 +19,23 @@ fn the_old_owner_ends_its_ipv6_connections_too() {
     scenario(Options::mode(Mode::Host).family(Family::V6), blocked_clients_are_told);
 }
 
+#[test]
+fn it_leaves_them_alone_if_so_configured() {
+    let daemon = "[failover]\nfree_clients = false\n".to_owned();
+    scenario(Options { daemon, ..Options::mode(Mode::Host) }, |lab| {
+        let old = lab.master()?;
+        let mut connection = lab.dialer().connect()?;
+        connection.set_read_timeout(Some(PATIENCE))?;
+        let _: Value = redis::cmd("PING").query(&mut connection)?;
+        lab.sentinels[0].fail_over()?;
+        let new = lab.wait_failed_over(old)?;
+        lab.wait_serving(new)?;
+        let log = std::fs::read_to_string(lab.daemons[old].log())?;
+        ensure!(!log.contains("connections ended"), "they were ended");
+        Ok(())
+    });
+}
+
 fn blocked_clients_are_told(lab: &mut Lab) -> Result<()> {
     const CLIENTS: usize = 20;
     let old = lab.master()?;

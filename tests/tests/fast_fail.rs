@@ -242,6 +242,64 @@ fn the_second_death_within_the_interval_is_left_to_the_sentinels() {
     });
 }
 
+/// Each host's own vipd is the witness, and the second one has ordered nothing.
+#[test]
+fn host_leaves_a_master_that_dies_soon_after_its_promotion_to_the_sentinels() {
+    scenario(Options { down_after: Duration::from_secs(3), ..fast_fail(Mode::Host) }, |lab| {
+        let first = lab.master()?;
+        lab.nodes[first].kill()?;
+        let second = lab.wait_failed_over(first)?;
+        lab.nodes[first].start()?;
+        lab.wait_settled()?;
+        ensure!(logged(lab, ASKED)? == 1);
+        lab.nodes[second].kill()?;
+        wait_until("its vipd says why it does nothing", PATIENCE, || {
+            told(&lab.daemons[second], "its last failover was", 1)
+        })?;
+        lab.wait_failed_over(second)?;
+        ensure!(logged(lab, ASKED)? == 1, "asked twice");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_vipd_that_was_just_restarted_leaves_a_death_to_the_sentinels() {
+    scenario(Options { down_after: Duration::from_secs(3), ..fast_fail(Mode::Nat) }, |lab| {
+        let old = lab.master()?;
+        lab.daemon_mut().kill()?;
+        lab.daemon_mut().start()?;
+        lab.wait_serving(old)?;
+        lab.wait_settled()?;
+        lab.nodes[old].kill()?;
+        wait_until("vipd says why it does nothing", PATIENCE, || {
+            told(lab.daemon(), "vipd was restarted", 1)
+        })?;
+        lab.wait_failed_over(old)?;
+        ensure!(logged(lab, ASKED)? == 0, "a Sentinel was asked for a failover");
+        Ok(())
+    });
+}
+
+#[test]
+fn nothing_is_ordered_while_any_replica_that_may_be_promoted_is_stale() {
+    scenario(fast_fail(Mode::Nat), |lab| {
+        let old = lab.master()?;
+        // By itself, so that no Sentinel knows yet: it asks a replica every 10 s.
+        let stale = replicas(lab, old).next().context("no replica")?.address();
+        let node = lab.nodes.iter().find(|it| it.address() == stale).context("gone")?;
+        node.ask::<Value>(&["REPLICAOF", "198.18.0.77", "1"])?;
+        // vipd asks for its role each second; nobody else does.
+        let asked = || -> Result<u64> {
+            let statistics: String = node.ask(&["INFO", "commandstats"])?;
+            let calls = statistics.split("cmdstat_role:calls=").nth(1);
+            Ok(calls.and_then(|it| it.split(',').next()).map_or(Ok(0), str::parse)?)
+        };
+        let before = asked()?;
+        wait_until("vipd has heard of it", PATIENCE, || Ok(asked()? >= before + 2))?;
+        dies_in_vain(lab, old, "may be promoted")
+    });
+}
+
 /// Redis is killed; the VIP leads to another node while no Sentinel knows yet, by one failover.
 fn replaced_at_once(lab: &mut Lab) -> Result<()> {
     let old = lab.master()?;

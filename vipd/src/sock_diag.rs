@@ -52,33 +52,43 @@ const MAX_DATAGRAMS: usize = 16_384;
 /// Requests in one write; their acknowledgments must fit into the socket's buffer.
 const BATCH: usize = 64;
 /// No single wait for the kernel is longer, though it answers at once.
-const TIMEOUT_MS: i64 = 500;
+const TIMEOUT_MS: i64 = 100;
+/// Finding out who listens may take this long.
+const SEARCH: Duration = Duration::from_millis(500);
 
 /// What became of the sockets of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Destroyed {
     /// Destroyed.
     pub sockets: usize,
-    /// Left, for lack of time.
+    /// Found and left, for lack of time.
     pub left: usize,
+    /// There may be more: the kernel took too long to name them all.
+    pub more: bool,
 }
 
-/// Ends every TCP connection of this host whose own end is `local`, in at most about `limit`. Those
-/// that end by themselves meanwhile are no error.
+/// Ends every TCP connection of this host whose own end is `local`; after `deadline`, at most one
+/// answer of the kernel is waited for. To find them may take half of that time. Those that end by
+/// themselves meanwhile are no error.
 ///
 /// # Errors
 ///
 /// The kernel's: EPERM without CAP_NET_ADMIN, EOPNOTSUPP without CONFIG_INET_DIAG_DESTROY.
-pub fn destroy(local: IpAddr, limit: Duration) -> io::Result<Destroyed> {
-    let begun = Instant::now();
-    let mut diag = Diag::open()?;
+pub fn destroy(local: IpAddr, deadline: Instant) -> io::Result<Destroyed> {
+    let now = Instant::now();
+    let searched = now + deadline.saturating_duration_since(now) / 2;
     let mut found = Vec::new();
+    let mut more = false;
     for family in families(local) {
-        found.extend(diag.dump(family, CONNECTED, Some(local))?);
+        // The rest of an answer that was too long for the time must not be read as the next one's.
+        let dump = Diag::open()?.dump(family, CONNECTED, Some(local), searched)?;
+        found.extend(dump.found);
+        more |= dump.cut;
     }
-    let mut destroyed = Destroyed { sockets: 0, left: found.len() };
+    let mut destroyed = Destroyed { sockets: 0, left: found.len(), more };
+    let mut diag = Diag::open()?;
     for batch in found.chunks(BATCH) {
-        if begun.elapsed() >= limit {
+        if Instant::now() >= deadline {
             break;
         }
         destroyed.sockets += diag.destroy(batch)?;
@@ -103,11 +113,14 @@ pub fn can_destroy() -> io::Result<()> {
 ///
 /// The kernel's.
 pub fn is_listening(addr: SocketAddr) -> io::Result<bool> {
-    let mut diag = Diag::open()?;
+    let deadline = Instant::now() + SEARCH;
     for family in families(addr.ip()) {
-        let listening = diag.dump(family, LISTENING, None)?;
-        if listening.iter().any(|found| found.listens_for(addr)) {
+        let listening = Diag::open()?.dump(family, LISTENING, None, deadline)?;
+        if listening.found.iter().any(|found| found.listens_for(addr)) {
             return Ok(true);
+        }
+        if listening.cut {
+            return Err(io::Error::from(io::ErrorKind::TimedOut));
         }
     }
     Ok(false)
@@ -152,6 +165,13 @@ impl Found {
     }
 }
 
+/// What the kernel has named.
+struct Dump {
+    found: Vec<Found>,
+    /// There was no time for the rest.
+    cut: bool,
+}
+
 /// A NETLINK_SOCK_DIAG socket.
 struct Diag {
     socket: Socket,
@@ -169,7 +189,13 @@ impl Diag {
     }
 
     /// TCP sockets of this family in these states, all or those with this local address.
-    fn dump(&mut self, family: u8, states: u32, local: Option<IpAddr>) -> io::Result<Vec<Found>> {
+    fn dump(
+        &mut self,
+        family: u8,
+        states: u32,
+        local: Option<IpAddr>,
+        deadline: Instant,
+    ) -> io::Result<Dump> {
         self.sequence += 1;
         let sequence = self.sequence;
         let filter = local.map(local_is).unwrap_or_default();
@@ -180,6 +206,9 @@ impl Diag {
         self.socket.send(&request, 0)?;
         let mut found = Vec::new();
         for _ in 0..MAX_DATAGRAMS {
+            if Instant::now() >= deadline {
+                return Ok(Dump { found, cut: true });
+            }
             self.buffer.clear();
             self.socket.recv(&mut self.buffer, 0)?;
             let mut rest = self.buffer.as_slice();
@@ -188,8 +217,10 @@ impl Diag {
                 let Some(message) = Message::parse(bytes) else { continue };
                 match message.kind {
                     _ if message.sequence != sequence => {}
-                    NLMSG_DONE => return Ok(found),
-                    NLMSG_ERROR => return message.result().map(|()| found),
+                    NLMSG_DONE => return Ok(Dump { found, cut: false }),
+                    NLMSG_ERROR => {
+                        return message.result().map(|()| Dump { found, cut: false });
+                    }
                     _ => found.extend(Found::parse(message.payload)),
                 }
             }
@@ -340,8 +371,8 @@ mod tests {
             let mut ends: Vec<_> = (0..200).map(|_| connect(&listener, vip)).collect();
             let (_server, mut kept) = connect(&listener, other);
 
-            let destroyed = destroy(vip.ip(), LIMIT).unwrap();
-            assert_eq!(destroyed, Destroyed { sockets: 200, left: 0 }, "{bind}");
+            let destroyed = destroy(vip.ip(), Instant::now() + LIMIT).unwrap();
+            assert_eq!(destroyed, Destroyed { sockets: 200, left: 0, more: false }, "{bind}");
             for (_, client) in &mut ends {
                 let error = client.read(&mut [0]).unwrap_err();
                 assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
@@ -364,8 +395,8 @@ mod tests {
             let addr = listener.local_addr().unwrap();
             let (_server, mut client) = connect(&listener, addr);
             // Both ends have it, and the end of one is the end of the other.
-            let destroyed = destroy(addr.ip(), LIMIT).unwrap();
-            assert_eq!(destroyed, Destroyed { sockets: 1, left: 0 });
+            let destroyed = destroy(addr.ip(), Instant::now() + LIMIT).unwrap();
+            assert_eq!(destroyed, Destroyed { sockets: 1, left: 0, more: false });
             assert!(client.read(&mut [0]).is_err());
         });
         alone.join().unwrap();
@@ -377,12 +408,15 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_limit_to_the_time() {
+    fn there_is_a_limit_to_the_time_even_for_finding_them() {
         let listener = TcpListener::bind("127.18.0.252:0").unwrap();
-        let _ends = connect(&listener, listener.local_addr().unwrap());
+        let (_server, mut client) = connect(&listener, listener.local_addr().unwrap());
         let addr = "127.18.0.252".parse().unwrap();
-        let none = destroy(addr, Duration::ZERO).unwrap();
-        assert_eq!(none, Destroyed { sockets: 0, left: 1 });
+        let none = destroy(addr, Instant::now()).unwrap();
+        assert_eq!(none, Destroyed { sockets: 0, left: 0, more: true });
+        client.set_nonblocking(true).unwrap();
+        let error = client.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "it was ended");
     }
 
     #[test]

@@ -246,8 +246,8 @@ pub struct Acceleration {
     /// How long a master's host must refuse connections until its Redis counts as gone. Default 30,
     /// from 10 to 5000.
     pub fast_fail_grace_ms: u32,
-    /// After a failover that vipd asked for, it asks for no other of that master for so long. Default
-    /// 60, from 10 to 86400.
+    /// After any failover of a master that vipd has seen, and after a restart of vipd that took over
+    /// what an earlier one had confirmed, it asks for none for so long. Default 60, from 10 to 86400.
     pub fast_fail_interval_s: u32,
 }
 

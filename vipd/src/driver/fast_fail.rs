@@ -9,12 +9,12 @@ use vipd_common::maps::Address;
 
 use super::Driver;
 use crate::clock::Monotonic;
-use crate::config::{self, Config, Endpoint, Mode};
+use crate::config::{self, Config, Mode};
 use crate::connect::{Error, SetupError};
 use crate::failover::{Event as Core, State};
 use crate::fast_fail::{Answer, Command, Death, Event, FastFail, Never, Served, Settings};
-use crate::model::MasterId;
-use crate::order::{self, Accepted, Manner, Orders, Refusal};
+use crate::model::{Epoch, MasterId};
+use crate::order::{self, Accepted, Manner, Orders, Ready, Refusal};
 use crate::redis_node::{Report, Role};
 use crate::resolve::Resolver;
 use crate::sock_diag;
@@ -26,24 +26,26 @@ pub(super) struct Witness {
     orders: Orders,
     resolver: Resolver,
     done: mpsc::Sender<Done>,
-    /// The Sentinel that the last check has found, the first one that can be reached.
-    found: BTreeMap<MasterId, Endpoint>,
+    /// What the last check has found.
+    found: BTreeMap<MasterId, Ready>,
 }
 
 /// What became of what the machine wanted.
 pub(super) enum Done {
-    Checked(MasterId, u64, Result<Endpoint, Never>),
+    Checked(MasterId, u64, Result<Ready, Never>),
     Asked(MasterId, Result<Accepted, Refusal>),
 }
 
 impl Witness {
-    /// None where nobody has asked for it. `done` is where its tasks report.
+    /// None where nobody has asked for it. `taken_over` are the masters of which an earlier vipd's
+    /// state was found, `done` is where its tasks report.
     ///
     /// # Errors
     ///
     /// A password file or a TLS file can't be used.
     pub(super) fn new(
         config: &Config,
+        taken_over: impl IntoIterator<Item = bool>,
         resolver: Resolver,
         done: mpsc::Sender<Done>,
     ) -> Result<Option<Self>, SetupError> {
@@ -53,7 +55,8 @@ impl Witness {
         }
         let settings =
             Settings { grace: config.failover.grace(), interval: config.failover.interval() };
-        let machine = FastFail::new(settings, config.masters().len());
+        let now = Monotonic::now();
+        let machine = FastFail::new(settings, taken_over.into_iter().map(|it| it.then_some(now)));
         let orders = Orders::new(config, resolver.clone())?;
         Ok(Some(Self { machine, orders, resolver, done, found: BTreeMap::new() }))
     }
@@ -139,13 +142,11 @@ impl Driver {
             Sighting::Sdown | Sighting::Odown => {
                 self.tell_fast_fail(Monotonic::now(), Event::Noticed(master));
             }
-            // The core is no longer sure of the master by itself.
-            Sighting::Selected(_)
-            | Sighting::Promoting(_)
-            | Sighting::Promoted(_)
-            | Sighting::SwitchMaster
-            | Sighting::End
-            | Sighting::Aborted => {}
+            Sighting::Selected(_) | Sighting::Promoting(_) | Sighting::Promoted(_) => {
+                self.tell_fast_fail(Monotonic::now(), Event::Begun(master));
+            }
+            // Of one that has begun before; what it leads to is the core's to tell.
+            Sighting::SwitchMaster | Sighting::End | Sighting::Aborted => {}
         }
     }
 
@@ -156,8 +157,12 @@ impl Driver {
         }
         let nodes = self.knowledge.nodes(self.failover.desired());
         for (id, nodes) in nodes.into_iter().enumerate() {
-            let served = self.served(MasterId(id), nodes);
-            self.tell_fast_fail(Monotonic::now(), Event::Served(MasterId(id), served));
+            let id = MasterId(id);
+            if let Some((node, epoch)) = self.leads(id) {
+                self.tell_fast_fail(Monotonic::now(), Event::Leads(id, node, epoch));
+            }
+            let served = self.served(id, nodes);
+            self.tell_fast_fail(Monotonic::now(), Event::Served(id, served));
         }
     }
 
@@ -165,10 +170,13 @@ impl Driver {
     pub(super) fn order_done(&mut self, done: Done) {
         let event = match done {
             Done::Checked(master, number, result) => {
-                let result = result.map(|sentinel| {
+                let result = result.map(|ready| {
+                    let electable = ready.replicas.iter().filter(|it| order::is_electable(it));
+                    let electable = electable.map(|it| it.replica.addr).collect();
                     if let Some(witness) = &mut self.witness {
-                        witness.found.insert(master, sentinel);
+                        witness.found.insert(master, ready);
                     }
+                    electable
                 });
                 Event::Checked(master, number, result)
             }
@@ -243,7 +251,7 @@ impl Driver {
                     return report(&done, Done::Checked(master, number, Err(never))).await;
                 }
             };
-            let result = result.map(|ready| ready.sentinel).map_err(Never::Refused);
+            let result = result.map_err(Never::Refused);
             report(&done, Done::Checked(master, number, result)).await;
         });
     }
@@ -264,12 +272,18 @@ impl Driver {
         let Some(witness) = &self.witness else { return };
         let (mut orders, done) = (witness.orders.clone(), witness.done.clone());
         if let Some(found) = witness.found.get(&master) {
-            orders = orders.from(found);
+            orders = orders.only(&found.reachable);
         }
         tokio::spawn(async move {
             let result = order::failover(&orders, &name, node, Manner::Forced).await;
             report(&done, Done::Asked(master, result)).await;
         });
+    }
+
+    /// Where packets for it go, and the last epoch that was confirmed.
+    fn leads(&self, master: MasterId) -> Option<(SocketAddr, Epoch)> {
+        let desired = self.failover.desired().get(master.0)?;
+        Some((desired.serves()?, desired.target?.epoch))
     }
 
     /// Whether this vipd is the one that may speak of this master's death: whoever answers for one of

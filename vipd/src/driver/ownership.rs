@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -134,11 +133,13 @@ impl Driver {
     }
 
     /// Takes from it those that it must not have. Their connections end first, each with a reset to the
-    /// client: without the address the kernel could send none.
+    /// client: without the address the kernel could send none. All of them together have one time.
     pub(super) fn release(&mut self, vips: &[HostAddress]) {
-        let until = Instant::now() + self.config.daemon.lease() / ENDING;
+        let deadline = std::time::Instant::now() + self.config.daemon.lease() / ENDING;
         for vip in vips {
-            end_connections(vip.address, until.saturating_duration_since(Instant::now()));
+            if self.config.failover.free_clients {
+                end_connections(vip.address, deadline);
+            }
             self.holding.release(vip);
             self.network.addresses.retain(|own| own != vip);
         }
@@ -219,12 +220,14 @@ impl Driver {
 }
 
 /// Ends every connection of this host to a VIP, as far as the time allows.
-fn end_connections(vip: IpAddr, limit: Duration) {
-    match sock_diag::destroy(vip, limit) {
-        Ok(Destroyed { sockets: 0, left: 0 }) => {}
-        Ok(Destroyed { sockets, left: 0 }) => info!(%vip, sockets, "connections ended"),
-        Ok(Destroyed { sockets, left }) => {
-            warn!(%vip, sockets, left, "not all connections could be ended in time");
+fn end_connections(vip: IpAddr, deadline: std::time::Instant) {
+    match sock_diag::destroy(vip, deadline) {
+        Ok(Destroyed { sockets: 0, left: 0, more: false }) => {}
+        Ok(Destroyed { sockets, left: 0, more: false }) => {
+            info!(%vip, sockets, "connections ended");
+        }
+        Ok(Destroyed { sockets, left, more }) => {
+            warn!(%vip, sockets, left, more, "not all connections could be ended in time");
         }
         Err(error) => warn!(
             "the connections to the VIP {vip} can't be ended, and who only waits on one will not \

@@ -79,7 +79,8 @@ impl Parts {
         let resolver = Resolver::default();
         let watchers = Watchers::new(&config.redis.login, resolver.clone(), node_reports)?;
         let (done, orders) = mpsc::channel(QUEUE);
-        let witness = Witness::new(&config, resolver.clone(), done)?;
+        let taken_over = targets.iter().map(Option::is_some);
+        let witness = Witness::new(&config, taken_over, resolver.clone(), done)?;
         let followers = Followers::spawn(&config, resolver, sentinel_reports)?;
         let knowledge = Knowledge::new(&config);
         let parts = Self { config, topology, failover, knowledge, watchers, followers, witness };

@@ -19,8 +19,17 @@ struct Words {
     last: (Monotonic, Answer),
     /// When it was a master last.
     master: Option<Monotonic>,
-    /// When it was connected to a master last, and to whom.
-    linked: Option<(Monotonic, SocketAddr)>,
+    linked: Option<Linked>,
+}
+
+/// A replica's last connection to a master.
+#[derive(Clone, Copy, Debug)]
+struct Linked {
+    to: SocketAddr,
+    /// When it had it last …
+    last: Monotonic,
+    /// … and when it said for the first time that it no longer has.
+    lost: Option<Monotonic>,
 }
 
 /// What a replica says of a node that refuses connections.
@@ -44,8 +53,13 @@ impl Heard {
         words.last = last;
         match answer {
             Answer::Master => words.master = Some(now),
-            Answer::Replica(Some(of)) => words.linked = Some((now, of)),
-            Answer::Replica(None) | Answer::Present | Answer::Refused | Answer::Silent => {}
+            Answer::Replica(Some(to)) => words.linked = Some(Linked { to, last: now, lost: None }),
+            Answer::Replica(None) => {
+                if let Some(linked) = &mut words.linked {
+                    linked.lost.get_or_insert(now);
+                }
+            }
+            Answer::Present | Answer::Refused | Answer::Silent => {}
         }
     }
 
@@ -53,6 +67,22 @@ impl Heard {
     pub(super) fn was_master(&self, node: SocketAddr, since: Monotonic) -> bool {
         let master = self.0.get(&node).and_then(|words| words.master);
         master.is_some_and(|at| since.since(at) <= SEEN)
+    }
+
+    /// Whether `replica` was connected to `node` until just before that began to refuse connections:
+    /// it never said that it isn't while `node` still answered.
+    pub(super) fn was_linked(
+        &self,
+        replica: SocketAddr,
+        node: SocketAddr,
+        since: Monotonic,
+    ) -> bool {
+        let alive = self.0.get(&node).and_then(|words| words.master);
+        let linked = self.0.get(&replica).and_then(|words| words.linked);
+        linked.is_some_and(|Linked { to, last, lost }| {
+            let in_time = lost.is_none_or(|lost| alive.is_some_and(|alive| alive <= lost));
+            to == node && since.since(last) <= SEEN && in_time
+        })
     }
 
     /// What `replica` says of `node`, which refuses connections since then.
@@ -63,7 +93,7 @@ impl Heard {
         since: Monotonic,
     ) -> Testimony {
         let Some(words) = self.0.get(&replica) else { return Testimony::None };
-        let was_linked = words.linked.is_some_and(|(at, of)| of == node && since.since(at) <= SEEN);
+        let was_linked = self.was_linked(replica, node, since);
         match words.last {
             (at, Answer::Replica(of)) if at >= since => {
                 if of == Some(node) {

@@ -24,6 +24,22 @@
 //!   names that very node as the master (`order::preconditions`).
 //!
 //! The last two are looked at while the grace runs, so that they cost no time.
+//!
+//! **Whoever may be promoted** is fresh: each replica that Sentinel may select was connected to the
+//! node until just before. What Sentinel knows of that is up to ten seconds old, and one fresh replica
+//! is no use if it selects another.
+//!
+//! **Not again within the interval**, and what counts is every failover of that master, not only those
+//! that this vipd asked for: the new master's host may have a vipd of its own (mode `host`), and a node
+//! that dies seconds after its promotion is the Sentinels' business. So the interval runs from the
+//! latest of
+//!
+//! * an order of this vipd's own;
+//! * a failover that it saw: a leader selects or promotes a replica, another node is served, an epoch
+//!   higher than the last one is confirmed;
+//! * its own start, if it took over what an earlier vipd had confirmed of that master: that one may have
+//!   asked for a failover a moment ago, and died. One that finds nothing pinned (the first on this host
+//!   since it booted, or after `on_stop = "detach"`) doesn't wait.
 
 mod heard;
 mod never;
@@ -40,7 +56,7 @@ pub use self::never::Never;
 use self::heard::Heard;
 use self::watch::{Turn, Watch};
 use crate::clock::Monotonic;
-use crate::model::MasterId;
+use crate::model::{Epoch, MasterId};
 
 /// A node counts as alive until just before if its last answer is not older. Nodes are asked each
 /// second.
@@ -58,7 +74,7 @@ const GAP: Duration = Duration::from_millis(100);
 pub struct Settings {
     /// How long a host must refuse.
     pub grace: Duration,
-    /// After an order, none for the same master for so long.
+    /// After a failover, no order for the same master for so long.
     pub interval: Duration,
 }
 
@@ -107,10 +123,15 @@ pub enum Event {
     Node(SocketAddr, Answer),
     /// What the Sentinels are good for, if that has changed.
     Sentinels(Sentinels),
+    /// From the core: where packets for this master go, certain or not, and the last epoch that was
+    /// confirmed.
+    Leads(MasterId, SocketAddr, Epoch),
     /// A Sentinel has found this master down.
     Noticed(MasterId),
-    /// The answer to [`Command::Check`] of that number.
-    Checked(MasterId, u64, Result<(), Never>),
+    /// A Sentinel selects a replica of this master, or promotes it.
+    Begun(MasterId),
+    /// The answer to [`Command::Check`] of that number: the replicas that Sentinel may select.
+    Checked(MasterId, u64, Result<BTreeSet<SocketAddr>, Never>),
     /// The answer to [`Command::Order`]: `Ok` also if it may be under way without an answer.
     Asked(MasterId, Result<(), Never>),
     /// Nothing happened but time: [`FastFail::deadline`] is reached.
@@ -158,13 +179,14 @@ pub struct FastFail {
 }
 
 impl FastFail {
-    /// Watches this many masters; nobody is served yet.
-    pub fn new(settings: Settings, masters: usize) -> Self {
-        let masters = vec![Watch::default(); masters];
+    /// Watches these masters; nobody is served yet. For each, since when this vipd goes on from what
+    /// an earlier one had confirmed, if it does.
+    pub fn new(settings: Settings, masters: impl IntoIterator<Item = Option<Monotonic>>) -> Self {
+        let masters = masters.into_iter().map(Watch::new).collect();
         Self { settings, sentinels: Sentinels::Minority, heard: Heard::default(), masters }
     }
 
-    /// Goes on from what was ordered under another configuration; `same` finds a master there by its
+    /// Goes on from what was ordered and seen under another configuration; `same` finds a master there by its
     /// number here before.
     pub fn inherit(&mut self, earlier: &Self, same: impl Fn(MasterId) -> Option<MasterId>) {
         for (id, watch) in earlier.masters.iter().enumerate() {
@@ -190,7 +212,11 @@ impl FastFail {
                 self.sentinels = sentinels;
                 self.each(now, &mut out, |it| it.decide());
             }
+            Event::Leads(master, node, epoch) => {
+                self.with(now, master, &mut out, |it| it.leads(node, epoch));
+            }
             Event::Noticed(master) => self.with(now, master, &mut out, |it| it.noticed()),
+            Event::Begun(master) => self.with(now, master, &mut out, |it| it.begun()),
             Event::Checked(master, number, result) => {
                 self.with(now, master, &mut out, |it| it.checked(number, result));
             }

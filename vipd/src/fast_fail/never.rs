@@ -14,6 +14,12 @@ pub enum Never {
     /// One was asked for a short time ago.
     #[error("a failover was asked for {} s ago already", .0.as_secs())]
     TooSoon(Duration),
+    /// There was one, whoever asked for it.
+    #[error("its last failover was {} s ago", .0.as_secs())]
+    FailedOver(Duration),
+    /// What an earlier vipd may have asked for just before is not known.
+    #[error("vipd was restarted {} s ago, and may have asked for a failover before", .0.as_secs())]
+    Restarted(Duration),
     /// A Sentinel has found it down: its failover and one that is asked for would collide.
     #[error("a Sentinel has noticed it itself")]
     Noticed,
@@ -26,6 +32,9 @@ pub enum Never {
     /// No replica can bear witness.
     #[error("no replica was connected to it until the end and can be asked now")]
     NoReplica,
+    /// Sentinel may promote it, and what it has is old.
+    #[error("the replica {0} may be promoted, and was not connected to it until the end")]
+    Stale(SocketAddr),
     /// It is vipd that is refused, not everybody.
     #[error("the replica {0} is still connected to it")]
     Contradicted(SocketAddr),

@@ -47,7 +47,7 @@ struct Bench {
 impl Bench {
     /// Everything is well until 100 ms before [`DEATH`].
     fn well() -> Self {
-        let machine = FastFail::new(settings(), 1);
+        let machine = FastFail::new(settings(), [None]);
         let mut bench = Self { machine, commands: Vec::new(), checks: 0 };
         bench.tell(0, Event::Sentinels(Sentinels::Ready));
         bench.tell(0, served());
@@ -80,7 +80,14 @@ impl Bench {
     }
 
     fn checked(&mut self, at: u64, result: Result<(), Never>) {
+        let result = result.map(|()| BTreeSet::new());
         self.tell(at, Event::Checked(MASTER, self.checks, result));
+    }
+
+    /// Sentinel may select these.
+    fn electable(&mut self, at: u64, replicas: &[u8]) {
+        let replicas = replicas.iter().copied().map(node).collect();
+        self.tell(at, Event::Checked(MASTER, self.checks, Ok(replicas)));
     }
 
     /// Dies at that time, with everything as it must be.
@@ -227,6 +234,76 @@ fn never() {
                 }
             },
             vec![Never::Contradicted(node(102))],
+        ),
+        (
+            "while another replica that may be promoted is stale",
+            |it| {
+                it.tell(DEATH - 8_000, Event::Node(node(103), Answer::Replica(Some(node(101)))));
+                it.tell(DEATH - 7_000, Event::Node(node(103), Answer::Replica(None)));
+                it.dead(DEATH, DEATH + 5);
+                it.electable(DEATH + 6, &[102, 103]);
+                it.dead(DEATH + 10, DEATH + 1_500);
+            },
+            vec![Never::Stale(node(103))],
+        ),
+        (
+            "while another one had lost its link when the master still answered",
+            |it| {
+                it.tell(DEATH - 2_000, Event::Node(node(103), Answer::Replica(Some(node(101)))));
+                it.tell(DEATH - 1_000, Event::Node(node(103), Answer::Replica(None)));
+                it.dead(DEATH, DEATH + 5);
+                it.electable(DEATH + 6, &[102, 103]);
+                it.dead(DEATH + 10, DEATH + 1_500);
+            },
+            vec![Never::Stale(node(103))],
+        ),
+        (
+            "while another one may be promoted that vipd doesn't know",
+            |it| {
+                it.dead(DEATH, DEATH + 5);
+                it.electable(DEATH + 6, &[102, 104]);
+                it.dead(DEATH + 10, DEATH + 1_500);
+            },
+            vec![Never::Stale(node(104))],
+        ),
+        (
+            "soon after a leader has selected a replica, whatever came of it",
+            |it| {
+                it.tell(DEATH - 5_000, Event::Begun(MASTER));
+                it.dies(DEATH);
+                it.dead(DEATH + 35, DEATH + 1_500);
+            },
+            vec![Never::FailedOver(Duration::from_secs(5))],
+        ),
+        (
+            "when a leader selects a replica within the grace",
+            |it| {
+                it.dead(DEATH, DEATH + 5);
+                it.checked(DEATH + 6, Ok(()));
+                it.tell(DEATH + 10, Event::Begun(MASTER));
+                it.dead(DEATH + 15, DEATH + 1_500);
+            },
+            vec![Never::FailedOver(Duration::ZERO)],
+        ),
+        (
+            "soon after another node was served",
+            |it| {
+                it.tell(DEATH - 6_000, Event::Leads(MASTER, node(103), Epoch(1)));
+                it.tell(DEATH - 5_000, Event::Leads(MASTER, node(101), Epoch(1)));
+                it.dies(DEATH);
+                it.dead(DEATH + 35, DEATH + 1_500);
+            },
+            vec![Never::FailedOver(Duration::from_secs(5))],
+        ),
+        (
+            "soon after a higher epoch was confirmed",
+            |it| {
+                it.tell(DEATH - 6_000, Event::Leads(MASTER, node(101), Epoch(1)));
+                it.tell(DEATH - 5_000, Event::Leads(MASTER, node(101), Epoch(2)));
+                it.dies(DEATH);
+                it.dead(DEATH + 35, DEATH + 1_500);
+            },
+            vec![Never::FailedOver(Duration::from_secs(5))],
         ),
         (
             "while somebody listens on that port",
@@ -382,7 +459,7 @@ fn never_twice_within_the_interval_after_a_reload_either() {
     let mut bench = Bench::well();
     bench.dies(DEATH);
     let mut reloaded = Bench::well();
-    let earlier = std::mem::replace(&mut bench.machine, FastFail::new(settings(), 1));
+    let earlier = std::mem::replace(&mut bench.machine, FastFail::new(settings(), [None]));
     // The master has another number there.
     reloaded.machine.inherit(&earlier, |_| None);
     reloaded.dies(DEATH);
@@ -392,6 +469,49 @@ fn never_twice_within_the_interval_after_a_reload_either() {
     reloaded.dies(DEATH + 100);
     assert_eq!(reloaded.orders(), 0);
     assert!(matches!(reloaded.reasons()[..], [Never::TooSoon(_)]));
+}
+
+#[test]
+fn a_failover_that_was_seen_before_a_reload_counts_after_it() {
+    let mut bench = Bench::well();
+    bench.tell(DEATH - 5_000, Event::Begun(MASTER));
+    let mut reloaded = Bench::well();
+    // The maps are adopted then, as at a restart; and it is none.
+    reloaded.machine = FastFail::new(settings(), [Some(ms(DEATH - 1_000))]);
+    reloaded.machine.inherit(&bench.machine, Some);
+    reloaded.tell(DEATH - 1_000, Event::Sentinels(Sentinels::Ready));
+    reloaded.tell(DEATH - 1_000, served());
+    reloaded.routine(DEATH - 100);
+    reloaded.dies(DEATH);
+    assert_eq!(reloaded.reasons(), [Never::FailedOver(Duration::from_secs(5))]);
+}
+
+#[test]
+fn a_restarted_vipd_orders_nothing_before_it_has_been_up_for_the_interval() {
+    let restarted_at = |at| {
+        let mut bench = Bench::well();
+        bench.machine = FastFail::new(settings(), [Some(ms(at))]);
+        bench.tell(at, Event::Sentinels(Sentinels::Ready));
+        bench.tell(at, Event::Leads(MASTER, node(101), Epoch(7)));
+        bench.tell(at, served());
+        bench.routine(80_000 - 100);
+        bench.dies(80_000);
+        bench
+    };
+    let bench = restarted_at(75_000);
+    assert_eq!(bench.orders(), 0);
+    assert_eq!(bench.reasons(), [Never::Restarted(Duration::from_secs(5))]);
+    assert_eq!(restarted_at(20_000).orders(), 1, "it has been up for so long");
+}
+
+#[test]
+fn a_replica_that_cannot_be_promoted_may_be_as_stale_as_it_likes() {
+    let mut bench = Bench::well();
+    bench.tell(DEATH - 50, Event::Node(node(103), Answer::Replica(None)));
+    bench.dead(DEATH, DEATH + 5);
+    bench.electable(DEATH + 6, &[102]);
+    bench.dead(DEATH + 10, DEATH + 30);
+    assert_eq!(bench.orders(), 1);
 }
 
 #[test]
@@ -437,7 +557,7 @@ fn the_answer_to_an_earlier_check_is_ignored() {
     let stale = bench.checks;
     bench.routine(DEATH + 20);
     bench.dead(DEATH + 500, DEATH + 510);
-    bench.tell(DEATH + 511, Event::Checked(MASTER, stale, Ok(())));
+    bench.tell(DEATH + 511, Event::Checked(MASTER, stale, Ok(BTreeSet::new())));
     bench.dead(DEATH + 515, DEATH + 600);
     assert_eq!(bench.orders(), 0);
     bench.checked(DEATH + 601, Ok(()));

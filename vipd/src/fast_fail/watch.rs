@@ -1,5 +1,6 @@
 //! One master, watched.
 
+use std::collections::BTreeSet;
 use std::mem::discriminant;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use super::heard::{Heard, Testimony};
 use super::{Answer, Command, Death, GAP, Never, PATIENCE, REST, Sentinels, Served, Settings};
 use crate::clock::Monotonic;
-use crate::model::MasterId;
+use crate::model::{Epoch, MasterId};
 
 /// What is known of one master.
 #[derive(Clone, Default, Debug)]
@@ -23,6 +24,12 @@ pub(super) struct Watch {
     ordered: Option<Monotonic>,
     /// … and of the one before, should the last be refused.
     ordered_before: Option<Monotonic>,
+    /// Where packets go, and the epoch that was confirmed last.
+    leads: Option<(SocketAddr, Epoch)>,
+    /// The last failover that was seen.
+    seen: Option<Monotonic>,
+    /// Since when this vipd goes on from what an earlier one had confirmed.
+    restarted: Option<Monotonic>,
     /// A Sentinel has found it down since it answered last.
     noticed: bool,
     /// Before this, nothing is looked at again.
@@ -48,8 +55,8 @@ struct Suspicion {
 
 #[derive(Clone, PartialEq, Debug)]
 enum Attempt {
-    /// The grace runs, and the check of that number.
-    Gathering { begun: Monotonic, check: u64, passed: bool },
+    /// The grace runs, and the check of that number: whom Sentinel may select, once it has passed.
+    Gathering { begun: Monotonic, check: u64, electable: Option<BTreeSet<SocketAddr>> },
     /// Something was missing.
     Resting,
     /// The order is on its way, or was accepted.
@@ -68,6 +75,10 @@ pub(super) struct Turn<'a> {
 }
 
 impl Watch {
+    pub(super) fn new(restarted: Option<Monotonic>) -> Self {
+        Self { restarted, ..Self::default() }
+    }
+
     /// The node, and its replicas.
     fn nodes(&self) -> impl Iterator<Item = SocketAddr> {
         let served = self.served.iter();
@@ -76,6 +87,10 @@ impl Watch {
 
     pub(super) fn inherit(&mut self, earlier: &Self) {
         self.ordered = earlier.ordered;
+        self.leads = earlier.leads;
+        self.seen = earlier.seen;
+        // This is no restart.
+        self.restarted = earlier.restarted;
     }
 
     pub(super) fn deadline(&self, grace: Duration) -> Option<Monotonic> {
@@ -173,7 +188,7 @@ impl Turn<'_> {
         self.watch.checks += 1;
         let check = self.watch.checks;
         if let Some(suspicion) = &mut self.watch.suspicion {
-            suspicion.attempt = Attempt::Gathering { begun: self.now, check, passed: false };
+            suspicion.attempt = Attempt::Gathering { begun: self.now, check, electable: None };
         }
         self.press();
         self.out.push(Command::Check(self.id, node, check));
@@ -188,12 +203,22 @@ impl Turn<'_> {
         if self.watch.noticed {
             return Some(Never::Noticed);
         }
-        let ago = self.now.since(self.watch.ordered?);
-        (ago < self.settings.interval).then_some(Never::TooSoon(ago))
+        let causes = [
+            self.watch.ordered.map(|at| Never::TooSoon(self.now.since(at))),
+            self.watch.seen.map(|at| Never::FailedOver(self.now.since(at))),
+            self.watch.restarted.map(|at| Never::Restarted(self.now.since(at))),
+        ];
+        let is_recent = |never: &Never| match never {
+            Never::TooSoon(ago) | Never::FailedOver(ago) | Never::Restarted(ago) => {
+                *ago < self.settings.interval
+            }
+            _ => false,
+        };
+        causes.into_iter().flatten().find(is_recent)
     }
 
-    pub(super) fn checked(&mut self, number: u64, result: Result<(), Never>) {
-        let Some(Suspicion { attempt: Attempt::Gathering { check, passed, .. }, .. }) =
+    pub(super) fn checked(&mut self, number: u64, result: Result<BTreeSet<SocketAddr>, Never>) {
+        let Some(Suspicion { attempt: Attempt::Gathering { check, electable, .. }, .. }) =
             &mut self.watch.suspicion
         else {
             return;
@@ -203,8 +228,8 @@ impl Turn<'_> {
             return;
         }
         match result {
-            Ok(()) => {
-                *passed = true;
+            Ok(found) => {
+                *electable = Some(found);
                 self.decide();
             }
             Err(never) => self.give_up(never),
@@ -214,10 +239,10 @@ impl Turn<'_> {
     /// Orders, if everything is proven; gives up when it is too late.
     pub(super) fn decide(&mut self) {
         let Some(suspicion) = &self.watch.suspicion else { return };
-        let Attempt::Gathering { begun, passed, .. } = suspicion.attempt else { return };
+        let Attempt::Gathering { begun, ref electable, .. } = suspicion.attempt else { return };
         let Some(served) = &self.watch.served else { return };
         let (since, until) = (suspicion.since, suspicion.last);
-        let missing = self.missing(suspicion, passed);
+        let missing = self.missing(suspicion, electable.as_ref());
         let is_steady = until.since(suspicion.steady) >= self.settings.grace;
         match missing {
             None if is_steady => {
@@ -240,32 +265,52 @@ impl Turn<'_> {
     }
 
     /// What a proof lacks, beside the grace.
-    fn missing(&self, suspicion: &Suspicion, passed: bool) -> Option<Never> {
+    fn missing(
+        &self,
+        suspicion: &Suspicion,
+        electable: Option<&BTreeSet<SocketAddr>>,
+    ) -> Option<Never> {
         match self.sentinels {
             Sentinels::Ready => {}
             Sentinels::Tilt => return Some(Never::Tilt),
             Sentinels::Minority => return Some(Never::Minority),
         }
+        let Served { node, replicas } = self.watch.served.as_ref()?;
         let (since, mut proven) = (suspicion.since, false);
-        if let Some(served) = &self.watch.served {
-            for &replica in &served.replicas {
-                match self.heard.testimony(replica, served.node, since) {
-                    Testimony::Alive => return Some(Never::Contradicted(replica)),
-                    Testimony::Dead => proven = true,
-                    Testimony::None => {}
-                }
+        for &replica in replicas {
+            match self.heard.testimony(replica, *node, since) {
+                Testimony::Alive => return Some(Never::Contradicted(replica)),
+                Testimony::Dead => proven = true,
+                Testimony::None => {}
             }
         }
         if !proven {
             return Some(Never::NoReplica);
         }
-        (!passed).then_some(Never::Unanswered)
+        let Some(electable) = electable else { return Some(Never::Unanswered) };
+        let is_stale = |replica: &&SocketAddr| !self.heard.was_linked(**replica, *node, since);
+        electable.iter().find(is_stale).copied().map(Never::Stale)
     }
 
     pub(super) fn noticed(&mut self) {
         self.watch.noticed = true;
         if self.is_gathering() {
             self.give_up(Never::Noticed);
+        }
+    }
+
+    pub(super) fn leads(&mut self, node: SocketAddr, epoch: Epoch) {
+        let before = self.watch.leads.replace((node, epoch));
+        if before.is_some_and(|(other, lower)| other != node || lower < epoch) {
+            self.begun();
+        }
+    }
+
+    /// A failover, whoever asked for it.
+    pub(super) fn begun(&mut self) {
+        self.watch.seen = Some(self.now);
+        if self.is_gathering() {
+            self.give_up(Never::FailedOver(Duration::ZERO));
         }
     }
 

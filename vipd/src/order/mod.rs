@@ -10,7 +10,9 @@
 //! failover is in progress (`-INPROG`) and without a replica that could be promoted
 //! (`-NOGOODSLAVE`), and nothing else: it accepts without a quorum, in TILT (where nothing follows
 //! until TILT is over), while the Sentinels elect a leader for a failover of their own (and then there
-//! are two), and, asked late, it would replace the new master. All of that is looked at first, on the connection that then carries the order.
+//! are two), and, asked late, it would replace the new master. All of that is looked at first, on the
+//! connection that then carries the order; and every Sentinel that can be reached is asked whether it
+//! leads a failover, which the others don't know.
 //!
 //! **Permissions.** An ACL user needs `+ping +info +sentinel|master +sentinel|replicas
 //! +sentinel|get-master-addr-by-name +sentinel|ckquorum +sentinel|failover`.
@@ -21,8 +23,9 @@ mod tests;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use redis::{Value, pipe};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::clock::Monotonic;
 use crate::config::{Config, Endpoint};
@@ -46,6 +49,10 @@ const FRESH: Duration = Duration::from_secs(5);
 const INFO_AGE: Duration = Duration::from_secs(30);
 /// An answer that something slipped into is asked for again this often.
 const TORN_ATTEMPTS: usize = 3;
+/// A Sentinel that takes longer to say whether it leads a failover is not waited for.
+const SURVEY: Duration = DEADLINES.connect;
+/// Among the flags of `SENTINEL MASTER`, on the Sentinel that leads it only.
+const IN_PROGRESS: &str = "failover_in_progress";
 
 /// Whom to ask, and how to log in. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -78,6 +85,8 @@ pub struct Ready {
     pub quorum: String,
     /// All replicas that it knows. At least one [`is_fit`].
     pub replicas: Vec<Candidate>,
+    /// All Sentinels that could be reached, that one included.
+    pub reachable: Vec<Endpoint>,
 }
 
 /// The order was accepted.
@@ -157,11 +166,10 @@ impl Orders {
         Ok(Self { dialer, resolver, endpoints: config.sentinel.endpoints.clone() })
     }
 
-    /// The same from this Sentinel on: those before it could not be reached a moment ago, and would
-    /// only cost time again.
-    pub fn from(mut self, sentinel: &Endpoint) -> Self {
-        let position = self.endpoints.iter().position(|it| it == sentinel);
-        self.endpoints.drain(..position.unwrap_or_default());
+    /// The same among these alone: the others could not be reached a moment ago, and would only cost
+    /// time again.
+    pub fn only(mut self, reachable: &[Endpoint]) -> Self {
+        self.endpoints.retain(|it| reachable.contains(it));
         self
     }
 }
@@ -176,7 +184,7 @@ pub async fn preconditions(
     master: &str,
     node: SocketAddr,
 ) -> Result<Ready, Refusal> {
-    find(orders, master, node).await.map(|(_, ready)| ready)
+    survey(orders, master, node).await.map(|(_, ready)| ready)
 }
 
 /// Looks at the same again, and asks for a failover of `master`, which is `node` now.
@@ -190,7 +198,7 @@ pub async fn failover(
     node: SocketAddr,
     manner: Manner,
 ) -> Result<Accepted, Refusal> {
-    let (link, Ready { sentinel, .. }) = find(orders, master, node).await?;
+    let (link, Ready { sentinel, .. }) = survey(orders, master, node).await?;
     let asked = Monotonic::now();
     let mut coordinated = manner == Manner::Coordinated;
     let mut answer = ask(&link, master, coordinated).await;
@@ -214,12 +222,55 @@ pub fn is_fit(candidate: &Candidate) -> bool {
         && link_down.is_some_and(|down| down <= FRESH)
 }
 
+/// Whether Sentinel may select this replica now or in a moment, be it fit or not: what it knows of its
+/// link to the master is old.
+pub fn is_electable(candidate: &Candidate) -> bool {
+    !candidate.replica.down && candidate.replica.priority > 0
+}
+
 /// Why one Sentinel will not do.
 enum Obstacle {
     /// The next one may.
     Unreachable(Error),
     /// Nobody else is asked.
     Final(Refusal),
+}
+
+/// Looks for the Sentinel that would be asked, and meanwhile at what all of them are doing: only the
+/// one that leads a failover knows of it.
+async fn survey(orders: &Orders, master: &str, node: SocketAddr) -> Result<(Link, Ready), Refusal> {
+    let busy = orders.endpoints.iter().map(|it| is_busy(orders, it, master));
+    let (found, busy) = tokio::join!(find(orders, master, node), join_all(busy));
+    let (link, mut ready) = found?;
+    for (sentinel, busy) in orders.endpoints.iter().zip(busy) {
+        match busy {
+            Some(true) => return Err(Refusal::InProgress(sentinel.clone())),
+            Some(false) => ready.reachable.push(sentinel.clone()),
+            None => {}
+        }
+    }
+    if !ready.reachable.contains(&ready.sentinel) {
+        ready.reachable.push(ready.sentinel.clone());
+    }
+    Ok((link, ready))
+}
+
+/// Whether this Sentinel has a failover of that master in progress; `None` if it can't be reached.
+async fn is_busy(orders: &Orders, sentinel: &Endpoint, master: &str) -> Option<bool> {
+    let answer = async {
+        let addr = orders.resolver.resolve(&sentinel.host, sentinel.port).await?;
+        let link = orders.dialer.requests(&sentinel.host, addr).await?;
+        let mut question = pipe();
+        question.cmd("SENTINEL").arg("MASTER").arg(master);
+        let answer = link.requests().send(&question).await?.into_iter().next();
+        reply::master(answer.unwrap_or(Value::Nil))
+    };
+    match timeout(SURVEY, answer).await {
+        Ok(Ok(found)) => Some(found.is_some_and(|it| has_flag(&it.view, IN_PROGRESS))),
+        // What it says is nothing to go by; that it is there is.
+        Ok(Err(Error::Server(_) | Error::NoPerm(_) | Error::Protocol(_))) => Some(false),
+        Ok(Err(_)) | Err(_) => None,
+    }
 }
 
 async fn find(orders: &Orders, master: &str, node: SocketAddr) -> Result<(Link, Ready), Refusal> {
@@ -279,7 +330,17 @@ async fn examine(
             replicas: candidates(orders, replicas).await.map_err(failed)?,
         };
         let (quorum, replicas) = judge(sentinel, node, found).map_err(Obstacle::Final)?;
-        return Ok((link, Ready { sentinel: sentinel.clone(), epoch, view, quorum, replicas }));
+        return Ok((
+            link,
+            Ready {
+                sentinel: sentinel.clone(),
+                epoch,
+                view,
+                quorum,
+                replicas,
+                reachable: Vec::new(),
+            },
+        ));
     }
     // Its configuration changes while it is asked.
     Err(Obstacle::Final(Refusal::Moved(sentinel.clone(), None)))
@@ -303,11 +364,10 @@ fn judge(
     if is_now != node {
         return Err(Refusal::Moved(sentinel(), Some(is_now)));
     }
-    let has = |flag| view.flags.split(',').any(|it| it == flag);
-    if has("failover_in_progress") {
+    if has_flag(view, IN_PROGRESS) {
         return Err(Refusal::InProgress(sentinel()));
     }
-    if has("s_down") || has("o_down") {
+    if has_flag(view, "s_down") || has_flag(view, "o_down") {
         return Err(Refusal::Down(sentinel()));
     }
     let quorum = quorum.map_err(|error| match error {
@@ -318,6 +378,10 @@ fn judge(
         return Err(Refusal::NoReplica(sentinel(), describe(&replicas)));
     }
     Ok((quorum, replicas))
+}
+
+fn has_flag(view: &View, flag: &str) -> bool {
+    view.flags.split(',').any(|it| it == flag)
 }
 
 async fn candidates(orders: &Orders, value: Value) -> Result<Vec<Candidate>, Error> {

@@ -173,3 +173,70 @@ fn a_server_that_knows_no_coordinated_failover_is_recognised() {
     }
     assert!(!is_unsupported(&Error::Refused));
 }
+
+/// A Sentinel with one answer for every `SENTINEL MASTER`, whoever asks.
+async fn fake(flags: &'static str) -> Endpoint {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = listener.local_addr().unwrap().to_string().parse().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut bytes = [0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut bytes).await {
+                    let question = String::from_utf8_lossy(&bytes[..length]).to_uppercase();
+                    let fields = [
+                        ("config-epoch", "1"),
+                        ("quorum", "2"),
+                        ("num-slaves", "1"),
+                        ("num-other-sentinels", "2"),
+                        ("down-after-milliseconds", "5000"),
+                        ("flags", flags),
+                    ];
+                    let mut answer = String::new();
+                    if question.contains("SENTINEL") {
+                        answer = format!("*{}\r\n", fields.len() * 2);
+                        for word in fields.iter().flat_map(|(name, value)| [name, value]) {
+                            answer += &format!("${}\r\n{word}\r\n", word.len());
+                        }
+                    } else {
+                        for _ in question.matches('*') {
+                            answer += "+PONG\r\n";
+                        }
+                    }
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            });
+        }
+    });
+    endpoint
+}
+
+#[tokio::test]
+async fn a_failover_that_another_sentinel_leads_is_found() {
+    let quiet = fake("master").await;
+    let leader = fake("master,failover_in_progress").await;
+    let gone: Endpoint = "127.0.0.1:1".parse().unwrap();
+    let login = crate::config::Login::default();
+    let dialer = Dialer::new(&login, DEADLINES).unwrap();
+    let endpoints = vec![quiet.clone(), leader.clone(), gone.clone()];
+    let orders = Orders { dialer, resolver: Resolver::default(), endpoints };
+    assert_eq!(is_busy(&orders, &quiet, "mymaster").await, Some(false));
+    assert_eq!(is_busy(&orders, &leader, "mymaster").await, Some(true));
+    assert_eq!(is_busy(&orders, &gone, "mymaster").await, None);
+    let only = orders.only(&[leader.clone(), quiet.clone()]);
+    assert_eq!(only.endpoints, [quiet, leader], "in the configured order");
+}
+
+#[test]
+fn whoever_sentinel_may_select_counts_be_it_fit_or_not() {
+    let mut stale = replica();
+    stale.link_down = Some(Duration::from_secs(8));
+    assert!(is_electable(&stale) && !is_fit(&stale));
+    stale.replica.down = true;
+    assert!(!is_electable(&stale));
+    let mut never = replica();
+    never.replica.priority = 0;
+    assert!(!is_electable(&never));
+}

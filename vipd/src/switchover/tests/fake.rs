@@ -229,6 +229,7 @@ impl Site for Fake {
             epoch: Epoch(1),
             view: sees(),
             quorum: "OK".to_owned(),
+            reachable: Vec::new(),
             replicas: self.replicas().into_iter().map(candidate).collect(),
         })
     }

@@ -212,7 +212,7 @@ fn about_replica(node: SocketAddr, facts: &Result<NodeFacts, Error>) -> Result<S
 pub fn advised(error: &Error) -> String {
     match error {
         Error::NoPerm(_) => format!(
-            "{error}; vipd's user needs +client|pause +client|unpause +client|kill (and with --to \
+            "{error}; vipd's user needs +client|pause +client|unpause +client|kill +client|list (and with --to \
              +config|get +config|set)"
         ),
         _ => error.to_string(),

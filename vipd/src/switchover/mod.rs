@@ -31,7 +31,7 @@
 //! be elected meanwhile. So a pause lasts four fifths of the shortest `down-after-milliseconds` at
 //! most ([`pause_limit`]).
 //!
-//! **Permissions.** On the Redis nodes: `+client|pause +client|unpause +client|kill +role`; with
+//! **Permissions.** On the Redis nodes: `+client|pause +client|unpause +client|kill +client|list +role`; with
 //! `--to` also `+config|get +config|set`; useful are `+acl|dryrun`, without which it is found
 //! out late that one of them lacks (Redis 7; nothing else tells without ending an operator's own
 //! pause), and `+replicaof +config|rewrite`, without which it

@@ -119,7 +119,8 @@ impl Site for Remote {
 
     async fn may_pause(&self, node: SocketAddr) -> Result<(), Error> {
         let mut questions = pipe();
-        for command in [&["PAUSE", "0", "WRITE"][..], &["UNPAUSE"], &["KILL", "ID", "0"]] {
+        let needed = [&["PAUSE", "0", "WRITE"][..], &["UNPAUSE"], &["KILL", "ID", "0"], &["LIST"]];
+        for command in needed {
             questions.cmd("ACL").arg("DRYRUN").arg(&self.user).arg("CLIENT").arg(command);
         }
         // There is no such client.
@@ -162,7 +163,22 @@ impl Site for Remote {
     }
 
     async fn kill_clients(&self, node: SocketAddr) -> Result<(), Error> {
-        self.nodes.one(node, &["CLIENT", "KILL", "TYPE", "normal"]).await.map(drop)
+        // Whoever comes while others are cut off is found the next time.
+        for _ in 0..KILLS {
+            let list = self.nodes.one(node, &["CLIENT", "LIST", "TYPE", "normal"]).await?;
+            let ids = strangers(text(&list).unwrap_or_default());
+            if ids.is_empty() {
+                return Ok(());
+            }
+            let mut commands = pipe();
+            for id in ids {
+                commands.cmd("CLIENT").arg("KILL").arg("ID").arg(id);
+            }
+            for answer in self.nodes.send(node, &commands).await? {
+                checked(answer)?;
+            }
+        }
+        Ok(())
     }
 
     async fn role(&self, node: SocketAddr) -> Result<Role, Error> {
@@ -181,13 +197,13 @@ impl Site for Remote {
         self.record.settled(node);
     }
 
-    /// The commands are those of `sentinelSendSlaveOf` in sentinel.c.
+    /// The commands are those of `sentinelSendSlaveOf` in sentinel.c, but for whom they cut off.
     async fn demote(&self, node: SocketAddr, of: SocketAddr) -> Result<(), Error> {
         let host = self.resolver.name_of(of.ip()).unwrap_or_else(|| of.ip().to_string());
         self.nodes.one(node, &["REPLICAOF", &host, &of.port().to_string()]).await?;
         // Courtesies: it is a replica already.
         let _ = self.nodes.one(node, &["CONFIG", "REWRITE"]).await;
-        let _ = self.nodes.one(node, &["CLIENT", "KILL", "TYPE", "normal"]).await;
+        let _ = self.kill_clients(node).await;
         let _ = self.nodes.one(node, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
         Ok(())
     }
@@ -228,6 +244,24 @@ impl Remote {
     }
 }
 
+/// Rounds of cutting clients off.
+const KILLS: usize = 3;
+
+/// The clients in an answer to CLIENT LIST that are no Sentinels and no vipd, by id. A Sentinel that is
+/// cut off comes back after a second at the soonest, and keeps count over a change of master: with a
+/// shorter `down-after-milliseconds` it would find the new one down.
+fn strangers(list: &str) -> Vec<&str> {
+    let is_stranger = |client: &&str| {
+        let name = field(client, "name=").unwrap_or_default();
+        !name.starts_with("sentinel-") && name != "vipd"
+    };
+    list.lines().filter(is_stranger).filter_map(|client| field(client, "id=")).collect()
+}
+
+fn field<'a>(client: &'a str, key: &str) -> Option<&'a str> {
+    client.split(' ').find_map(|field| field.strip_prefix(key))
+}
+
 /// What ACL DRYRUN says.
 #[derive(PartialEq, Debug)]
 enum Permission {
@@ -255,6 +289,16 @@ fn permitted(answer: Result<Value, Error>) -> Permission {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sentinels_and_vipds_are_no_strangers() {
+        let list = "id=3 addr=198.18.0.102:4000 fd=8 name=sentinel-0a1b2c3d-cmd age=9 flags=N\n\
+                    id=4 addr=198.18.0.10:4001 fd=9 name= age=1 flags=b\n\
+                    id=5 addr=198.18.0.50:4002 fd=10 name=vipd age=9 flags=N\n\
+                    id=17 addr=198.18.0.10:4003 fd=11 name=my-sentinel-app age=9 flags=N\n";
+        assert_eq!(strangers(list), ["4", "17"]);
+        assert_eq!(strangers(""), [""; 0]);
+    }
 
     #[test]
     fn a_permission_that_lacks_is_told_from_one_that_can_not_be_asked_for() {

@@ -15,11 +15,12 @@ use super::super::memory::Memory;
 use super::super::sys;
 use super::super::words::Words;
 
-/// Frames injected by one system call: each makes a page pool, which costs as much as some hundred
-/// frames; and between two calls others get at the CPU, and the network at its queues.
-const CHUNK: usize = 512;
-/// Frames in a second, at most.
-const RATE: u32 = 500_000;
+/// Frames injected by one system call: each call makes a page pool; but what comes in one go must fit
+/// into the queues on its way (a veth's holds 256 frames, Redis's `tcp-backlog` 511 connections),
+/// beside everything else that is there, and others want the CPU as well.
+const CHUNK: usize = 32;
+/// However many there are, they are injected in about so long.
+const LONGEST: Duration = Duration::from_millis(350);
 
 /// Injects frames.
 pub(super) struct Injector {
@@ -34,16 +35,19 @@ impl Injector {
         Self { program, frames, at }
     }
 
-    /// Injects these frames by this interface, at a bounded rate. Returns how many; less than given
+    /// Injects these frames by this interface, so many a second as long as that is soon enough. Returns
+    /// how many; less than given
     /// only with an error.
     pub(super) fn inject(
         &mut self,
         ifindex: u32,
         frames: &[ReplayFrame],
+        rate: f64,
     ) -> (usize, Result<(), DatapathError>) {
+        let rate = rate.max(frames.len() as f64 / LONGEST.as_secs_f64());
+        let begun = Instant::now();
         let mut done = 0;
         for chunk in frames.chunks(CHUNK) {
-            let begun = Instant::now();
             let (ran, result) = self.run(ifindex, chunk);
             done += ran;
             if let Err(source) = result {
@@ -51,8 +55,8 @@ impl Injector {
                 return (done, Err(DatapathError::Pin { what, source }));
             }
             if done < frames.len() {
-                let due = Duration::from_secs(1) * chunk.len() as u32 / RATE;
-                std::thread::sleep(due.saturating_sub(begun.elapsed()));
+                let due = begun + Duration::from_secs_f64(done as f64 / rate);
+                std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
         }
         (done, Ok(()))

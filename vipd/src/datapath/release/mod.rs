@@ -35,6 +35,9 @@ mod segment;
 
 /// Jobs that may wait, and results.
 const QUEUE: usize = 64;
+/// SYNs in a second, and resets: each SYN is work for a listener, which has to keep up.
+const SYN_RATE: f64 = 32_000.0;
+const RESET_RATE: f64 = 64_000.0;
 /// Clients that were told are told again after so long, so many times: longer than Linux holds a
 /// challenge ACK back, in case that the first reset was not believed.
 const AGAIN: Duration = Duration::from_millis(600);
@@ -202,12 +205,12 @@ impl Worker {
                     worker.v6.unanswered::<Ipv6Bytes>(lines, since)?,
                 ])
             });
-            released.syns = self.inject(syns, &mut released.error);
+            released.syns = self.inject(syns, SYN_RATE, &mut released.error);
             released.replayed = Monotonic::now();
         }
         if job.free {
             let segments = self.stale(&lines, Stale::Untold);
-            released.freed = self.inject(segments, &mut released.error);
+            released.freed = self.inject(segments, RESET_RATE, &mut released.error);
         }
         released.done = Monotonic::now();
         released
@@ -219,7 +222,7 @@ impl Worker {
         let (from, to) = (first.from.0, first.to.0);
         let segments = self.stale(&first.lines, Stale::Told { from, to });
         let (from, mut error) = (Monotonic::now(), None);
-        let again = self.inject(segments, &mut error);
+        let again = self.inject(segments, RESET_RATE, &mut error);
         if let Some(error) = error {
             warn!(error, "clients that were reset can't be reset again");
         }
@@ -251,6 +254,7 @@ impl Worker {
     fn inject(
         &mut self,
         found: io::Result<[Vec<Injection>; 2]>,
+        rate: f64,
         problem: &mut Option<String>,
     ) -> u32 {
         let families = match found {
@@ -264,7 +268,7 @@ impl Worker {
         for group in families.iter().flat_map(|found| found.chunk_by(|a, b| a.0 == b.0)) {
             let Some((ifindex, _)) = group.first() else { continue };
             let frames: Vec<_> = group.iter().map(|(_, frame)| *frame).collect();
-            let (injected, result) = self.injector.inject(*ifindex, &frames);
+            let (injected, result) = self.injector.inject(*ifindex, &frames, rate);
             done += injected as u32;
             if let Err(error) = result {
                 problem.get_or_insert(error.to_string());

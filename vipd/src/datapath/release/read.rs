@@ -1,5 +1,6 @@
 //! Which SYNs to send again, and which connections to end.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -40,7 +41,8 @@ impl Lines<'_> {
 
 impl Tables {
     /// The SYNs that no backend of these lines' present generation has seen: those that came after
-    /// `since` (CLOCK_MONOTONIC ns) and were not sent again yet. Oldest first.
+    /// `since` (CLOCK_MONOTONIC ns) and were not sent again yet. Newest first: the older one is, the
+    /// likelier its sender has given up.
     pub(super) fn unanswered<A: Ip>(
         &self,
         lines: &Lines<'_>,
@@ -53,7 +55,7 @@ impl Tables {
                 found.push(*pending);
             }
         })?;
-        found.sort_unstable_by_key(|pending| (pending.ifindex, pending.at));
+        found.sort_unstable_by_key(|pending| (pending.ifindex, Reverse(pending.at)));
         let frame = |it: Pending| ReplayFrame { len: it.len.into(), zero: 0, frame: it.frame };
         Ok(found.into_iter().map(|it| (it.ifindex, frame(it))).collect())
     }
@@ -81,7 +83,9 @@ impl Tables {
                 }
             })?;
         }
-        clients.sort_unstable_by_key(|(_, flow)| flow.client_ifindex);
+        // Who has said that he is done is in no hurry.
+        let is_done = |flow: &Flow<A>| flow.state & state::FIN != 0;
+        clients.sort_unstable_by_key(|(_, flow)| (flow.client_ifindex, is_done(flow)));
         let injection = |(key, flow): (FlowKey<A>, Flow<A>)| {
             let sent = sent.get(&key).copied().unwrap_or(flow.last_ack);
             (flow.client_ifindex, segment::next_ack(&key, &flow, later(sent, flow.last_ack)))

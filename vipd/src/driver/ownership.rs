@@ -14,7 +14,7 @@ use super::start::Sources;
 use crate::announce::Port;
 use crate::clock::Monotonic;
 use crate::config::Mode;
-use crate::failover::State;
+use crate::failover::{Desired, State};
 use crate::holding::is_held;
 use crate::netdev::HostAddress;
 use crate::plan::{Service, Step, Vip};
@@ -132,12 +132,32 @@ impl Driver {
         all
     }
 
-    /// Takes from it those that it must not have. Their connections end first, each with a reset to the
-    /// client: without the address the kernel could send none. All of them together have one time.
+    /// Takes from it those that it must not have. Where another host serves one, its connections end
+    /// first; a VIP that is only withdrawn may come back, and they may go on.
     pub(super) fn release(&mut self, vips: &[HostAddress]) {
+        let moved: BTreeSet<IpAddr> =
+            vips.iter().map(|vip| vip.address).filter(|vip| self.is_elsewhere(*vip)).collect();
+        self.let_go(vips, |vip| moved.contains(&vip));
+    }
+
+    /// Whether another node is served for this VIP, or nobody any more.
+    fn is_elsewhere(&self, vip: IpAddr) -> bool {
+        let mut services = self.topology.services().filter(|(it, _)| it.addr == vip).peekable();
+        if services.peek().is_none() {
+            return true;
+        }
+        services.any(|(_, service)| {
+            let desired = self.failover.desired().get(service.master.0);
+            desired.and_then(Desired::serves).is_some_and(|node| !self.is_own(node.ip()))
+        })
+    }
+
+    /// Connections end with a reset to the client, before the address leaves: without it the kernel
+    /// could send none. All of them together have one time.
+    fn let_go(&mut self, vips: &[HostAddress], ends: impl Fn(IpAddr) -> bool) {
         let deadline = std::time::Instant::now() + self.config.daemon.lease() / ENDING;
         for vip in vips {
-            if self.config.failover.free_clients {
+            if self.config.failover.free_clients && ends(vip.address) {
                 end_connections(vip.address, deadline);
             }
             self.holding.release(vip);
@@ -213,7 +233,7 @@ impl Driver {
         }
         let is_vip = |own: &&HostAddress| held.iter().any(|(vip, _)| *vip == own.address);
         let own: Vec<HostAddress> = self.network.addresses.iter().filter(is_vip).copied().collect();
-        self.release(&own);
+        self.let_go(&own, |_| true);
         self.holding.restore();
         Ok(silenced?)
     }

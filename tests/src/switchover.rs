@@ -9,15 +9,13 @@ use anyhow::{Context, Result, ensure};
 
 use crate::daemon::Daemon;
 use crate::lab::Lab;
-use crate::ledger::{self, Ledger};
+use crate::ledger::{self, Ledger, Write};
 use crate::redis_node::RedisNode;
 use crate::scenario;
 use crate::sentinel::MASTER_NAME;
 use crate::wait::{PATIENCE, wait_until};
 use crate::writer::{Habit, Writer};
 
-/// Keys that are asked for in one command.
-const BATCH: usize = 500;
 /// Clients that write during the proof.
 const WRITERS: usize = 6;
 
@@ -79,21 +77,12 @@ pub fn wait_replicas_known(lab: &Lab) -> Result<()> {
 
 /// The writes of `ledgers`, whoever acknowledged them, that `node` does not have.
 pub fn lost(ledgers: &[Ledger], node: &RedisNode) -> Result<Vec<String>> {
-    let mut connection = node.connect()?;
     let mut lost = Vec::new();
     for ledger in ledgers {
-        for batch in ledger.writes.chunks(BATCH) {
-            let keys: Vec<_> =
-                batch.iter().map(|write| Ledger::key(&ledger.client, write.number)).collect();
-            let found: Vec<Option<u64>> = redis::cmd("MGET").arg(&keys).query(&mut connection)?;
-            ensure!(found.len() == keys.len(), "{} answers MGET with {found:?}", node.name());
-            let pairs = batch.iter().zip(keys).zip(found);
-            lost.extend(
-                pairs
-                    .filter(|((write, _), found)| *found != Some(write.number))
-                    .map(|((write, key), found)| format!("{key} ({found:?}, by {})", write.by)),
-            );
-        }
+        let missing = ledger.lost(node)?;
+        let told =
+            |it: &Write| format!("{} (by {})", Ledger::key(&ledger.client, it.number), it.by);
+        lost.extend(missing.into_iter().map(told));
     }
     Ok(lost)
 }

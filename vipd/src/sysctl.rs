@@ -20,14 +20,12 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::host_address::Interface;
+use crate::record;
 
 /// What [`Sysctls::quiet_arp`] sets …
 const PARAMETER: &str = "arp_announce";
 /// … and to what.
 const ARP_ANNOUNCE: &str = "2";
-/// A record has at most as many entries as there can be interfaces in a configuration; a file that
-/// is longer is none of ours.
-const MAX_RECORD: u64 = 64 * 1024;
 
 /// A parameter that vipd has changed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -89,7 +87,7 @@ impl Sysctls {
     /// that are still there. A record that can't be read is told and started anew.
     pub fn open(record: impl Into<PathBuf>) -> Self {
         let record = record.into();
-        let changed = match read_record(&record) {
+        let changed = match record::read(&record) {
             Ok(changed) => changed,
             Err(error) => {
                 warn!(record = %record.display(), %error, "what an earlier vipd has changed is \
@@ -99,7 +97,7 @@ impl Sysctls {
         };
         let present = changed
             .into_iter()
-            .filter(|it| it.parameter == PARAMETER && directory(it.ifindex).is_ok());
+            .filter(|it: &Changed| it.parameter == PARAMETER && directory(it.ifindex).is_ok());
         Self { record, changed: present.map(|it| (it.ifindex, it)).collect() }
     }
 
@@ -166,36 +164,10 @@ impl Sysctls {
         all.into_iter().map(|ifindex| self.restore(ifindex).map(drop)).fold(Ok(()), Result::and)
     }
 
-    /// One line of JSON for each; no file where there is nothing to put back.
     fn keep_record(&self) -> Result<(), SysctlError> {
-        let failed = |source| SysctlError::Record { path: self.record.clone(), source };
-        if self.changed.is_empty() {
-            return match fs::remove_file(&self.record) {
-                Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
-                _ => Ok(()),
-            };
-        }
-        let lines: Result<Vec<String>, _> =
-            self.changed.values().map(serde_json::to_string).collect();
-        let text = lines.map_err(|error| failed(error.into()))?.join("\n") + "\n";
-        // Whole or not at all.
-        let mut name = self.record.as_os_str().to_owned();
-        name.push(".new");
-        fs::write(&name, text).and_then(|()| fs::rename(&name, &self.record)).map_err(failed)
+        record::keep(&self.record, self.changed.values())
+            .map_err(|source| SysctlError::Record { path: self.record.clone(), source })
     }
-}
-
-fn read_record(path: &Path) -> io::Result<Vec<Changed>> {
-    match fs::metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-        Ok(metadata) if metadata.len() > MAX_RECORD => {
-            return Err(io::Error::new(ErrorKind::InvalidData, "too long"));
-        }
-        Ok(_) => {}
-    }
-    let text = fs::read_to_string(path)?;
-    text.lines().map(|line| serde_json::from_str(line).map_err(io::Error::from)).collect()
 }
 
 /// Where an interface's parameters are, under the name it has now.

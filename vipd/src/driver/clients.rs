@@ -13,8 +13,9 @@ use crate::failover::Event;
 use crate::model::MasterId;
 use crate::timeline::Clients;
 
-/// Requests that are remembered. The releaser has far fewer on the way.
+/// Requests that are remembered: as many as can be on the way.
 const MAX_JOBS: usize = 1024;
+const TOO_MUCH: &str = "clients of an old master are left to themselves: too much is to be done";
 
 /// Lines of ACTIVE whose clients something is to be done for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,8 +53,9 @@ impl Requests {
             warn!("{problem}");
         }
         for release in std::mem::take(&mut self.waiting) {
-            // The queue is longer than a start has masters.
-            let _ = releaser.release(release);
+            if !releaser.release(release) {
+                warn!("{TOO_MUCH}");
+            }
         }
         self.releaser = Some(releaser);
     }
@@ -82,7 +84,7 @@ impl Requests {
             }
         };
         if !taken {
-            warn!("clients of an old master are left to themselves: too much is to be done");
+            warn!("{TOO_MUCH}");
             return;
         }
         if self.jobs.len() >= MAX_JOBS {

@@ -3,8 +3,7 @@
 //! Written before the deed, beside the control socket, as [`crate::sysctl`] does.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,9 +15,8 @@ use tracing::{info, warn};
 
 use super::site::Priorities;
 use crate::connect::Error;
+use crate::record;
 
-/// A file that is longer is none of ours.
-const MAX_RECORD: u64 = 64 * 1024;
 /// After a start, the nodes are asked this often …
 const ATTEMPTS: u32 = 6;
 /// … with so much time between.
@@ -57,7 +55,7 @@ impl Record {
         let mut path = control_socket.as_os_str().to_owned();
         path.push(".priorities");
         let path = PathBuf::from(path);
-        let owed = read(&path).unwrap_or_else(|error| {
+        let owed: Vec<Owed> = record::read(&path).unwrap_or_else(|error| {
             warn!(record = %path.display(), %error, "the priorities that an earlier vipd has \
                   changed are not known");
             Vec::new()
@@ -97,39 +95,13 @@ impl Record {
         }
     }
 
-    /// One line of JSON for each; no file where nothing is owed.
     fn keep(&self, owed: &BTreeMap<SocketAddr, Owed>) -> io::Result<()> {
-        if owed.is_empty() {
-            return match fs::remove_file(&self.path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            };
-        }
-        let lines: Vec<String> =
-            owed.values().map(serde_json::to_string).collect::<Result<_, _>>()?;
-        // Whole or not at all.
-        let mut new = self.path.as_os_str().to_owned();
-        new.push(".new");
-        fs::write(&new, lines.join("\n") + "\n")?;
-        fs::rename(&new, &self.path)
+        record::keep(&self.path, owed.values())
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Owed>> {
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn read(path: &Path) -> io::Result<Vec<Owed>> {
-    match fs::metadata(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-        Ok(metadata) if metadata.len() > MAX_RECORD => {
-            return Err(io::Error::new(ErrorKind::InvalidData, "too long"));
-        }
-        Ok(_) => {}
-    }
-    let text = fs::read_to_string(path)?;
-    text.lines().map(|line| serde_json::from_str(line).map_err(io::Error::from)).collect()
 }
 
 /// Sets back what an earlier vipd has left, unless somebody has changed it since. Gives up after

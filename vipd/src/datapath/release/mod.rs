@@ -3,7 +3,8 @@
 //!
 //! Both are injected as if the clients had sent them again ([`inject`]), so that the program treats
 //! them as it treats everything else: a SYN opens a connection, and a segment of a stale one is
-//! answered with a reset. It happens on a thread of its own: the driver never waits.
+//! answered with a reset. Clients that say nothing after it are told again. It happens on a thread of
+//! its own: the driver never waits.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -33,8 +34,8 @@ mod read;
 mod register;
 mod segment;
 
-/// Jobs that may wait, and results.
-const QUEUE: usize = 64;
+/// Jobs that may wait, and results: a job for each master, and a rack that dies takes many along.
+const QUEUE: usize = 1024;
 /// SYNs in a second, and resets: each SYN is work for a listener, which has to keep up.
 const SYN_RATE: f64 = 32_000.0;
 const RESET_RATE: f64 = 64_000.0;

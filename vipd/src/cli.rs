@@ -1,10 +1,13 @@
 //! The command line. Names and meaning are a contract: others script against them.
 
+mod probe;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
+pub use self::probe::{CauseFlags, LoadFlags, LoginFlags, ProbeFlags, WatchFlags};
 use crate::config::{
     Config, DEFAULT_CONFIG, DEFAULT_CONTROL_SOCKET, DEFAULT_NOTIFY_SOCKET, DEFAULT_PIN_DIR, Daemon,
     Endpoint, Error, Mode, OnSentinelLoss, OnStop, VipFlag, XdpMode,
@@ -49,6 +52,12 @@ pub enum Command {
     /// succeed. A link to vipd with the name vipd-notify does the same without the word `notify`,
     /// since Sentinel calls a script without arguments of one's own.
     Notify(NotifyFlags),
+    /// Measure what a failover costs clients, from a client's place, whatever moves the VIP
+    ///
+    /// Needs no vipd at the other end. arp, nd, icmp and syn need CAP_NET_RAW. Nothing is left
+    /// behind but what clients leave: the keys of `redis` are removed. Exit status 0; 1 if it could
+    /// not measure; 3 if it is not as --expect says.
+    Probe(Box<ProbeFlags>),
     /// Remove the pinned program and maps that an earlier vipd left in the kernel
     Detach(DetachFlags),
 }

@@ -26,6 +26,7 @@ pub mod notify;
 pub mod order;
 pub mod pinned;
 pub mod plan;
+pub mod probe;
 pub mod record;
 pub mod redis_node;
 pub mod resolve;

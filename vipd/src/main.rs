@@ -47,6 +47,7 @@ async fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Reload(flags) => reload(&flags).await,
         Command::Switchover(flags) => switch_over(&flags).await,
         Command::Notify(flags) => Ok(notify(&flags).await),
+        Command::Probe(_flags) => bail!("not there yet"),
         Command::Detach(flags) => detach(&flags).await,
     }
 }
@@ -168,6 +169,7 @@ fn log(command: &Command) -> Result<Log> {
         | Command::Reload(_)
         | Command::Switchover(_)
         | Command::Notify(_)
+        | Command::Probe(_)
         | Command::Detach(_) => "warn",
     };
     let filter = EnvFilter::try_from_env("VIPD_LOG").unwrap_or_else(|_| EnvFilter::new(default));

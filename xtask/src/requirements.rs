@@ -75,7 +75,9 @@ pub const REQUIREMENTS: &[Requirement] = &[
         "the script recipe that vipd is compared with",
         Scope::Lab,
     ),
-    program("haproxy", &["haproxy"], "a proxy to compare with", Scope::Bench),
+    program("keepalived", &["keepalived"], "VRRP, which vipd is compared with", Scope::Lab),
+    program("haproxy", &["haproxy"], "a proxy to compare with", Scope::Lab),
+    program("conntrack", &["conntrack"], "nftables' listener, to compare with", Scope::Lab),
 ];
 
 const fn program(

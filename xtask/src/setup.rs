@@ -22,7 +22,7 @@ pub struct Arguments {
 /// Tries of `apt-get update` and `apt-get install`, which fail now and then on a busy mirror.
 const APT_TRIES: u32 = 3;
 /// Services that Debian starts with the packages of the same names.
-const SERVICES: [&str; 3] = ["redis-server", "redis-sentinel", "haproxy"];
+const SERVICES: [&str; 4] = ["redis-server", "redis-sentinel", "haproxy", "keepalived"];
 
 /// Installs everything and says what it does.
 pub fn run(arguments: &Arguments) -> Result<()> {

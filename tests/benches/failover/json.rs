@@ -5,10 +5,10 @@ use vipd::clock::Monotonic;
 use vipd_tests::crowd::Fate;
 
 use crate::cell::Outcome;
-use crate::figures::Spread;
 use crate::proofs::Proof;
 use crate::run::Run;
 use crate::table::figures;
+use vipd::probe::figures::Spread;
 
 /// Everything.
 pub fn document(outcomes: &[Outcome], proofs: &[Proof]) -> Value {

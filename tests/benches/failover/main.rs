@@ -2,7 +2,6 @@
 //! mode and for every way in which a master goes; and whether that is what vipd promises.
 
 mod cell;
-mod figures;
 mod json;
 mod proofs;
 mod run;

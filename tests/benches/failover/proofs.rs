@@ -3,8 +3,8 @@
 use vipd_tests::Mode;
 
 use crate::cell::{Cell, Outcome, Scenario};
-use crate::figures::{Spread, milliseconds};
 use crate::run::Run;
+use vipd::probe::figures::{Spread, milliseconds};
 
 /// One promise, for one kind of failover.
 pub struct Proof {

@@ -17,7 +17,7 @@ use vipd_tests::wait::{PATIENCE, wait_for, wait_until};
 use vipd_tests::{Habit, Lab, Mode, Writer};
 
 use crate::cell::Cell;
-use crate::figures::milliseconds;
+use vipd::probe::figures::milliseconds;
 
 /// Clients of each kind.
 const CROWD: usize = 200;

@@ -7,9 +7,9 @@ use vipd_tests::crowd::Fate;
 use vipd_tests::status::Timeline;
 
 use crate::cell::Outcome;
-use crate::figures::{Spread, milliseconds};
 use crate::proofs::Proof;
 use crate::run::Run;
+use vipd::probe::figures::{Spread, milliseconds};
 
 /// Prints the figures of one kind of failover, and the timeline beside.
 pub fn print(outcome: &Outcome) {

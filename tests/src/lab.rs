@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
@@ -55,7 +55,7 @@ impl Lab {
         reaper::sweep()?;
         raise_open_files_limit()?;
         let name = unique_name();
-        let run_directory = std::env::temp_dir().join(&name);
+        let run_directory = run_directory(&name);
         let pin_directory = Path::new("/sys/fs/bpf").join(&name);
         let reaper = Reaper::watch(&name, &run_directory, &pin_directory)?;
         fs::create_dir_all(&run_directory)
@@ -132,6 +132,11 @@ impl Lab {
     /// Its name, with which the names of all its namespaces begin.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where its files are; it goes with the lab.
+    pub fn directory(&self) -> PathBuf {
+        run_directory(&self.name)
     }
 
     /// What kind of lab it is.
@@ -324,6 +329,10 @@ fn unique_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("{}{}x{number}", reaper::PREFIX, std::process::id())
+}
+
+fn run_directory(name: &str) -> PathBuf {
+    std::env::temp_dir().join(name)
 }
 
 fn start_nodes(hosts: &[Host], run_directory: &Path, options: &Options) -> Result<Vec<RedisNode>> {

@@ -5,10 +5,15 @@
 //! CLOCK_MONOTONIC. After a run, [`shots`] finds out what that says about the VIP; [`report`] is the
 //! document, from which the text and the page are made.
 
+pub mod clients;
 pub mod figures;
+pub mod live;
+pub mod moment;
 pub mod report;
+pub mod sentinels;
 pub mod settings;
 pub mod shots;
+pub mod vipd_record;
 
 pub use report::{LayerName, Report};
 pub use settings::{SourcePorts, TargetFlag};

@@ -1,6 +1,7 @@
 //! The layers that are single packets: one thread sends them by the schedule, another one notes what
 //! comes back, with the kernel's times.
 
+mod describe;
 mod icmp;
 mod pace;
 mod pcap;

@@ -110,7 +110,8 @@ impl Ours {
     /// Whether a frame is one of the probe's, or an answer to one.
     pub fn has(&self, frame: &[u8]) -> bool {
         let Ok(packet) = SlicedPacket::from_ethernet(frame) else { return false };
-        let is_vip = |source: IpAddr, destination: IpAddr| [source, destination].contains(&self.vip);
+        let is_vip =
+            |source: IpAddr, destination: IpAddr| [source, destination].contains(&self.vip);
         let concerns_vip = match &packet.net {
             Some(NetSlice::Arp(arp)) => {
                 let vip = match self.vip {
@@ -118,7 +119,8 @@ impl Ours {
                     IpAddr::V6(_) => return false,
                 };
                 return self.who_has
-                    && [arp.sender_protocol_addr(), arp.target_protocol_addr()].contains(&&vip[..]);
+                    && [arp.sender_protocol_addr(), arp.target_protocol_addr()]
+                        .contains(&&vip[..]);
             }
             Some(NetSlice::Ipv4(ip)) => {
                 let ip = ip.header();
@@ -133,9 +135,9 @@ impl Ours {
         match &packet.transport {
             Some(TransportSlice::Tcp(tcp)) => {
                 let between = |port: u16, other: u16| {
-                    self.syn.as_ref().is_some_and(|(service, ports)| {
-                        *service == port && ports.contains(&other)
-                    })
+                    self.syn
+                        .as_ref()
+                        .is_some_and(|(service, ports)| *service == port && ports.contains(&other))
                 };
                 let (from, to) = (tcp.source_port(), tcp.destination_port());
                 concerns_vip && tcp.payload().is_empty() && (between(from, to) || between(to, from))

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr, Timestamping};
+use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr, RcvBufForce, Timestamping};
 use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrStorage, TimestampingFlag, recvmsg, setsockopt,
 };
@@ -117,13 +117,7 @@ impl PacketSocket {
         setsockopt(&socket, Timestamping, &flags)?;
         socket.set_nonblocking(true)?;
         // More than rmem_max only with CAP_NET_ADMIN; what there is must do.
-        if nix::sys::socket::setsockopt(
-            &socket,
-            nix::sys::socket::sockopt::RcvBufForce,
-            &RECEIVE_BUFFER,
-        )
-        .is_err()
-        {
+        if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
             socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
         }
         Ok(Self { socket, family })
@@ -201,24 +195,24 @@ impl PacketSocket {
         let mut parts = [IoSliceMut::new(&mut buffer.bytes[..])];
         let flags = flags | MsgFlags::MSG_DONTWAIT;
         let fd = self.socket.as_raw_fd();
-        let message = match recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut buffer.control), flags)
-        {
-            Ok(message) => message,
-            Err(nix::Error::EAGAIN | nix::Error::EINTR) => return Ok(None),
-            // Pending errors: the error queue has them with more detail. A link may be down for a
-            // while.
-            Err(
-                nix::Error::ECONNREFUSED
-                | nix::Error::EHOSTUNREACH
-                | nix::Error::ENETUNREACH
-                | nix::Error::ENETDOWN
-                | nix::Error::EPROTO
-                | nix::Error::ENOPROTOOPT
-                | nix::Error::EMSGSIZE
-                | nix::Error::EACCES,
-            ) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
+        let message =
+            match recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut buffer.control), flags) {
+                Ok(message) => message,
+                Err(nix::Error::EAGAIN | nix::Error::EINTR) => return Ok(None),
+                // Pending errors: the error queue has them with more detail. A link may be down for a
+                // while.
+                Err(
+                    nix::Error::ECONNREFUSED
+                    | nix::Error::EHOSTUNREACH
+                    | nix::Error::ENETUNREACH
+                    | nix::Error::ENETDOWN
+                    | nix::Error::EPROTO
+                    | nix::Error::ENOPROTOOPT
+                    | nix::Error::EMSGSIZE
+                    | nix::Error::EACCES,
+                ) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
         let mut at = None;
         let mut error = None;
         for control in message.cmsgs()? {
@@ -250,7 +244,13 @@ fn monotonic(stamp: TimeSpec) -> Monotonic {
 fn is_of_an_earlier_packet(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
-        Some(libc::ECONNREFUSED | libc::EHOSTUNREACH | libc::EPROTO | libc::ENOPROTOOPT | libc::EACCES)
+        Some(
+            libc::ECONNREFUSED
+                | libc::EHOSTUNREACH
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::EACCES
+        )
     )
 }
 

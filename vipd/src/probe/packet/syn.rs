@@ -163,7 +163,10 @@ mod tests {
             ("data", answer(&packet, |_| {})),
             ("another service", answer(&packet, |tcp| (tcp.syn, tcp.source_port) = (true, 80))),
             ("another port", answer(&packet, |tcp| (tcp.syn, tcp.destination_port) = (true, 2))),
-            ("another SYN", answer(&packet, |tcp| (tcp.syn, tcp.acknowledgment_number) = (true, 9))),
+            (
+                "another SYN",
+                answer(&packet, |tcp| (tcp.syn, tcp.acknowledgment_number) = (true, 9)),
+            ),
             ("cut short", packet[..19].to_vec()),
         ] {
             assert_eq!(syn.read(&bytes), None, "{what}");

@@ -181,7 +181,11 @@ fn receive(
             let received = tolerate(socket.receive(&mut buffer)).context("cannot receive")?;
             let Some(received) = received else { break };
             let Some(answer) = kind.read(received.bytes) else { continue };
-            if answer.good { live.good(received.at) } else { live.bad() }
+            if answer.good {
+                live.good(received.at)
+            } else {
+                live.bad()
+            }
             if heard.len() < MAX_HEARD {
                 heard.push(Heard { at: received.at, answer });
             }

@@ -195,11 +195,8 @@ mod tests {
 
     #[test]
     fn an_address_is_within_the_networks_of_its_family_only() {
-        let network = |text: &str, prefix| HostAddress {
-            address: text.parse().unwrap(),
-            prefix,
-            ifindex: 1,
-        };
+        let network =
+            |text: &str, prefix| HostAddress { address: text.parse().unwrap(), prefix, ifindex: 1 };
         let v4: IpAddr = "198.18.0.250".parse().unwrap();
         let v6: IpAddr = "fd98:18::250".parse().unwrap();
         for (address, network, inside) in [

@@ -14,7 +14,7 @@ use vipd::config::Config;
 use vipd::control::{self, Request, Response};
 use vipd::logging::Log;
 use vipd::notify::{self, Hint, Outcome};
-use vipd::{check, detach, driver, pinned};
+use vipd::{check, detach, driver, pinned, probe};
 
 fn main() -> ExitCode {
     let command = Cli::parse_from(Cli::arguments(std::env::args_os())).command;
@@ -47,7 +47,7 @@ async fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Reload(flags) => reload(&flags).await,
         Command::Switchover(flags) => switch_over(&flags).await,
         Command::Notify(flags) => Ok(notify(&flags).await),
-        Command::Probe(_flags) => bail!("not there yet"),
+        Command::Probe(flags) => probe::run(&flags).await,
         Command::Detach(flags) => detach(&flags).await,
     }
 }

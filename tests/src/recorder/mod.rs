@@ -8,9 +8,6 @@
 //! link-layer address, as a kernel does that checks an old entry. The latter asks for an address of
 //! its own, so that the answers can be told apart.
 
-mod frame;
-mod record;
-
 use std::io::{self, IoSliceMut};
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
@@ -26,10 +23,11 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 use vipd::clock::Monotonic;
 use vipd_common::addr::MacAddr;
 
+use crate::address::{Segment, v6_address};
 use crate::host::Host;
 use crate::wait::{PATIENCE, wait_until};
-use frame::Asker;
-pub use record::{Interval, Kind, Overlap, Record, Sighting};
+use vipd::probe::who_has::Asker;
+pub use vipd::probe::who_has::{Interval, Kind, Overlap, Record, Sighting};
 
 /// Between two rounds of questions.
 const ROUND: Duration = Duration::from_millis(20);
@@ -60,7 +58,7 @@ impl Recorder {
     pub fn start(observer: &Host, vip: IpAddr, hosts: &[MacAddr]) -> Result<Self> {
         let socket =
             observer.namespace.run(|| open("eth0"))?.context("cannot open a raw socket")?;
-        let asker = Asker::new(observer, vip)?;
+        let asker = asker(observer, vip)?;
         let mut questions = vec![asker.ask_everybody()];
         questions.extend(hosts.iter().map(|&host| asker.ask(host)));
         let shared = Arc::new(Shared::default());
@@ -127,6 +125,20 @@ impl Shared {
     fn record(&self) -> MutexGuard<'_, Record> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Single hosts are asked from this host number: nobody has it.
+const DIRECT: u8 = 21;
+
+fn asker(observer: &Host, vip: IpAddr) -> Result<Asker> {
+    let (own, direct) = match vip {
+        IpAddr::V4(_) => (observer.address.into(), Segment::Front.address(DIRECT).into()),
+        IpAddr::V6(_) => {
+            let own = observer.v6_address.context("the observer has no IPv6 address")?;
+            (own.into(), v6_address(DIRECT).into())
+        }
+    };
+    Ok(Asker::new(observer.mac, vip, own, Some(direct)))
 }
 
 fn record_until_stopped(

@@ -48,7 +48,7 @@ pub(super) fn send(socket: &Socket, ifindex: u32, frame: &[u8]) -> io::Result<()
 
 /// A socket that hears the ARP or neighbour discovery about `vip` on one interface, not what this
 /// host sends.
-pub(super) fn listen(port: Port, vip: IpAddr) -> io::Result<Socket> {
+pub(crate) fn listen(port: Port, vip: IpAddr) -> io::Result<Socket> {
     // Protocol 0 until it is bound, or it would hear other interfaces in between.
     let socket = sender()?;
     let on: libc::c_int = 1;
@@ -69,6 +69,46 @@ pub(super) fn listen(port: Port, vip: IpAddr) -> io::Result<Socket> {
         }
     }
     Ok(socket)
+}
+
+/// A socket that hears everything on one interface that is ARP, to or from `address`, or (for IPv6)
+/// ICMPv6: what this host sends as well.
+pub(crate) fn capture(ifindex: u32, address: IpAddr) -> io::Result<Socket> {
+    let socket = sender()?;
+    socket.attach_filter(&about(address))?;
+    socket.bind(&self::address(ifindex, libc::ETH_P_ALL as u16))?;
+    Ok(socket)
+}
+
+/// Classic BPF on frames. Of an IPv6 address its last four bytes have to do.
+fn about(address: IpAddr) -> [SockFilter; 11] {
+    const LOAD_HALF: u16 = (libc::BPF_LD | libc::BPF_H | libc::BPF_ABS) as u16;
+    const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const LOAD_BYTE: u16 = (libc::BPF_LD | libc::BPF_B | libc::BPF_ABS) as u16;
+    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    // Ethernet has 14 bytes. IPv4: protocol at 9, addresses at 12 and 16; IPv6: 6, 8 and 24.
+    let (ethertype, protocol, always, [from, to], word) = match address {
+        // No protocol is 256.
+        IpAddr::V4(it) => (libc::ETH_P_IP as u32, 14 + 9, 256, [14 + 12, 14 + 16], it.to_bits()),
+        IpAddr::V6(it) => {
+            (libc::ETH_P_IPV6 as u32, 14 + 6, 58, [14 + 20, 14 + 36], it.to_bits() as u32)
+        }
+    };
+    [
+        SockFilter::new(LOAD_HALF, 0, 0, 12),
+        SockFilter::new(EQUAL, 7, 0, u32::from(ARP)),
+        SockFilter::new(EQUAL, 0, 7, ethertype),
+        SockFilter::new(LOAD_BYTE, 0, 0, protocol),
+        SockFilter::new(EQUAL, 4, 0, always),
+        SockFilter::new(LOAD_WORD, 0, 0, from),
+        SockFilter::new(EQUAL, 2, 0, word),
+        SockFilter::new(LOAD_WORD, 0, 0, to),
+        SockFilter::new(EQUAL, 0, 1, word),
+        // All of it, or nothing.
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
 }
 
 /// Has the interface pass frames for a multicast address, for as long as the socket is open.

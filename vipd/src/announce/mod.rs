@@ -35,7 +35,7 @@ use vipd_common::addr::MacAddr;
 use crate::clock::Monotonic;
 
 mod arp;
-mod link;
+pub(crate) mod link;
 mod ndp;
 mod probe;
 mod schedule;

@@ -2,13 +2,252 @@
 //! place, whatever moves the VIP. No vipd is needed at the other end.
 //!
 //! Each layer sends by a schedule that never waits for answers, and notes what came back when, by
-//! CLOCK_MONOTONIC. After a run, [`shots`] finds out what that says about the VIP; [`report`] is the
-//! document, from which the text and the page are made.
+//! CLOCK_MONOTONIC: single packets in [`packet`], by threads of their own with the kernel's times;
+//! real clients in [`clients`]. [`session`] is one run. After it, [`shots`] finds out what that says
+//! about the VIP; [`report`] is the document, from which the text and the page are made.
 
+pub mod clients;
 pub mod figures;
+mod layers;
+pub mod live;
+pub mod moment;
+pub mod output;
+pub mod packet;
+mod progress;
 pub mod report;
+pub mod sentinels;
+pub mod session;
 pub mod settings;
 pub mod shots;
+mod summary;
+pub mod trigger;
+pub mod vipd_record;
+pub mod who_has;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::sync::watch;
+
+use self::clients::{ClientSettings, Target};
+use self::layers::Packets;
+use self::output::Output;
+use self::packet::Capture;
+use self::report::Run;
+use self::sentinels::Group;
+use self::session::Session;
+use crate::cli::ProbeFlags;
+use crate::resolve::Resolver;
 
 pub use report::{LayerName, Report};
 pub use settings::{SourcePorts, TargetFlag};
+
+/// Exit status if it is not as `--expect` says.
+const UNEXPECTED: u8 = 3;
+/// Longest time for `--restore`.
+const RESTORE: Duration = Duration::from_secs(600);
+
+/// Does what the flags say, and reports. See [`crate::cli::ProbeFlags`].
+///
+/// # Errors
+///
+/// It could not measure; what was measured before has been reported.
+pub async fn run(flags: &ProbeFlags) -> Result<ExitCode> {
+    let mut interrupted = interruption()?;
+    let outputs = Outputs::prepare(flags)?;
+    let (session, notes) = prepare(flags).await?;
+    for note in &notes {
+        eprintln!("vipd: {note}");
+    }
+    let capture = match (&outputs.pcap, &session.packets) {
+        (Some(output), Some(packets)) => {
+            let (ifindex, ours) = packets.captured()?;
+            Some(Capture::start(ifindex, ours, output.file()?)?)
+        }
+        (Some(_), None) => bail!("--pcap: no layer that is probed sends packets"),
+        (None, _) => None,
+    };
+    let started = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let (mut runs, outcome) = measure_all(flags, &session, &mut interrupted).await;
+    if let Some(run) = runs.first_mut() {
+        run.notes.splice(..0, notes);
+    }
+    if let Some(capture) = capture {
+        capture.stop()?;
+    }
+    if runs.is_empty() {
+        outcome?;
+        bail!("interrupted before anything was measured");
+    }
+    let report = Report::of(&session.target, started, runs);
+    outputs.write(&report)?;
+    outcome?;
+    let missed = report.expectations.iter().any(|it| !it.holds);
+    Ok(if missed { ExitCode::from(UNEXPECTED) } else { ExitCode::SUCCESS })
+}
+
+/// All runs that there were, and why there are no more.
+async fn measure_all(
+    flags: &ProbeFlags,
+    session: &Session,
+    interrupted: &mut watch::Receiver<bool>,
+) -> (Vec<Run>, Result<()>) {
+    let mut runs = vec![];
+    for number in 1..=flags.cause.runs {
+        let run = match session.measure(number, interrupted).await {
+            Ok(run) => run,
+            Err(error) => return (runs, Err(error.context(format!("run {number}")))),
+        };
+        let ended = run.interrupted;
+        let trigger = run.trigger.clone();
+        runs.push(run);
+        if let Some(command) = &flags.cause.restore {
+            let restored = trigger::run(command, number, RESTORE).await;
+            if !restored.succeeded {
+                return (runs, Err(anyhow::anyhow!("--restore failed: {}", restored.how)));
+            }
+        }
+        if ended {
+            break;
+        }
+        if let Some(trigger) = trigger.filter(|it| !it.succeeded) {
+            return (runs, Err(anyhow::anyhow!("--trigger failed: {}", trigger.outcome)));
+        }
+        if number < flags.cause.runs {
+            tokio::select! {
+                () = tokio::time::sleep(flags.cause.pause) => {}
+                // Its sender lives as long as the program.
+                _ = interrupted.wait_for(|&it| it) => break,
+            }
+        }
+    }
+    (runs, Ok(()))
+}
+
+/// Everything that can be found wrong before anything is sent.
+async fn prepare(flags: &ProbeFlags) -> Result<(Session, Vec<String>)> {
+    let mut notes = vec![];
+    let watch = &flags.watch;
+    let group = match watch.sentinels.as_slice() {
+        [] => None,
+        sentinels => Some(Group::find(sentinels, &watch.login(), watch.master.as_deref()).await?),
+    };
+    let to = match &flags.target {
+        Some(TargetFlag(endpoint)) => {
+            let address = Resolver::default().resolve(&endpoint.host, endpoint.port).await;
+            Some(address.with_context(|| format!("{}", endpoint.host))?)
+        }
+        None => None,
+    };
+    let mut layers = settings::layers(flags, to.map(|to| to.ip()))?;
+    let packets = match to {
+        Some(to) => Some(Packets::prepare(flags, to, &mut layers, &mut notes)?),
+        None => None,
+    };
+    let packets = packets.filter(|packets| !packets.names().is_empty());
+    let target = client_target(flags, to, group.as_ref())?;
+    let name = match &flags.target {
+        Some(target) => target.to_string(),
+        None => target.to_string(),
+    };
+    let is_client = |layer: &LayerName| matches!(layer, LayerName::Redis | LayerName::Idle);
+    let clients = layers.iter().any(is_client).then(|| ClientSettings {
+        target,
+        timeout: flags.timeout,
+        connections: flags.load.connections,
+        write_rate: flags.load.write_rate,
+        fresh_rate: flags.load.fresh_rate,
+        idle: flags.load.idle,
+    });
+    let session = Session {
+        target: name,
+        packets,
+        clients,
+        layers,
+        group,
+        vipd: watch.vipd.clone(),
+        service: to,
+        duration: flags.duration,
+        warm_up: flags.warm_up,
+        timeout: flags.timeout,
+        trigger: flags.cause.trigger.clone(),
+    };
+    Ok((session, notes))
+}
+
+fn client_target(
+    flags: &ProbeFlags,
+    to: Option<SocketAddr>,
+    group: Option<&Group>,
+) -> Result<Target> {
+    let login = flags.login.login();
+    Ok(match (&flags.target, to, group) {
+        (Some(TargetFlag(endpoint)), Some(to), _) => {
+            Target::fixed(endpoint, to, &login, flags.timeout)?
+        }
+        (_, _, Some(group)) => Target::sentinels(group, &login, flags.timeout)?,
+        _ => bail!(
+            "what shall be probed? Name an address, such as `vipd probe 198.18.0.250:6379`, or, for \
+             clients that ask the Sentinels, --sentinel HOST:PORT"
+        ),
+    })
+}
+
+/// Becomes true at the first SIGINT or SIGTERM; the second one ends the program.
+fn interruption() -> Result<watch::Receiver<bool>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (sender, receiver) = watch::channel(false);
+    let mut interrupts = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    let mut terminations = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    tokio::spawn(async move {
+        for count in 1.. {
+            tokio::select! {
+                _ = interrupts.recv() => {}
+                _ = terminations.recv() => {}
+            }
+            if count > 1 {
+                std::process::exit(130);
+            }
+            sender.send_replace(true);
+        }
+    });
+    Ok(receiver)
+}
+
+/// The files that are asked for.
+struct Outputs {
+    json: Option<Output>,
+    json_on_stdout: bool,
+    html: Option<Output>,
+    pcap: Option<Output>,
+}
+
+impl Outputs {
+    fn prepare(flags: &ProbeFlags) -> Result<Self> {
+        let json_on_stdout = flags.json.as_ref().is_some_and(|path| path.as_os_str() == "-");
+        let prepare =
+            |path: &Option<std::path::PathBuf>| path.as_deref().map(Output::prepare).transpose();
+        Ok(Self {
+            json: if json_on_stdout { None } else { prepare(&flags.json)? },
+            json_on_stdout,
+            html: prepare(&flags.html)?,
+            pcap: prepare(&flags.pcap)?,
+        })
+    }
+
+    fn write(self, report: &Report) -> Result<()> {
+        let json = format!("{}\n", serde_json::to_string_pretty(report)?);
+        if self.json_on_stdout {
+            print!("{json}");
+        }
+        if let Some(output) = self.json {
+            output.write(&json)?;
+        }
+        if let Some(output) = self.pcap {
+            output.finish()?;
+        }
+        Ok(())
+    }
+}

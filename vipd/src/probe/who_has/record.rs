@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use vipd::clock::Monotonic;
 use vipd_common::addr::MacAddr;
+
+use crate::clock::Monotonic;
 
 /// A host that leaves so many questions unanswered in a row has stopped to answer.
 const SILENCE: usize = 10;

@@ -3,15 +3,9 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use anyhow::{Context, Result};
 use vipd_common::addr::MacAddr;
 
 use super::record::Kind;
-use crate::address::{Segment, v6_address};
-use crate::host::Host;
-
-/// Asks with this host number where it asks a single host: nobody has it.
-const DIRECT: u8 = 21;
 
 const ARP: [u8; 2] = [0x08, 0x06];
 const IPV6: [u8; 2] = [0x86, 0xdd];
@@ -33,20 +27,14 @@ pub struct Asker {
     mac: MacAddr,
     vip: IpAddr,
     own: IpAddr,
-    direct: IpAddr,
+    direct: Option<IpAddr>,
 }
 
 impl Asker {
-    /// `host` asks for `vip`.
-    pub fn new(host: &Host, vip: IpAddr) -> Result<Self> {
-        let (own, direct) = match vip {
-            IpAddr::V4(_) => (host.address.into(), Segment::Front.address(DIRECT).into()),
-            IpAddr::V6(_) => {
-                let own = host.v6_address.context("the observer has no IPv6 address")?;
-                (own.into(), v6_address(DIRECT).into())
-            }
-        };
-        Ok(Self { mac: host.mac, vip, own, direct })
+    /// A host with that link-layer address asks for `vip`, from its address `own`. Single hosts are
+    /// asked from `direct`, which nobody has, so that their answers can be told apart.
+    pub fn new(mac: MacAddr, vip: IpAddr, own: IpAddr, direct: Option<IpAddr>) -> Self {
+        Self { mac, vip, own, direct }
     }
 
     /// The question to everybody.
@@ -64,9 +52,9 @@ impl Asker {
 
     /// The question to one host.
     pub fn ask(&self, host: MacAddr) -> Vec<u8> {
-        match (self.vip, self.direct) {
+        match (self.vip, self.direct.unwrap_or(self.own)) {
             (IpAddr::V6(vip), IpAddr::V6(direct)) => self.solicitation(host, direct, vip, vip),
-            _ => self.request(host, self.direct),
+            (_, direct) => self.request(host, direct),
         }
     }
 
@@ -99,7 +87,7 @@ impl Asker {
             Kind::Announcement
         } else if operation != REPLY {
             Kind::Question
-        } else if self.direct == IpAddr::from(<[u8; 4]>::try_from(target).ok()?) {
+        } else if self.direct == Some(<[u8; 4]>::try_from(target).ok()?.into()) {
             Kind::DirectAnswer
         } else {
             Kind::Answer
@@ -128,7 +116,7 @@ impl Asker {
                 };
                 let kind = if icmp[4] & SOLICITED == 0 {
                     Kind::Announcement
-                } else if IpAddr::from(to) == self.direct {
+                } else if self.direct == Some(to.into()) {
                     Kind::DirectAnswer
                 } else {
                     Kind::Answer
@@ -197,7 +185,7 @@ mod tests {
 
     fn asker(vip: &str, own: &str, direct: &str) -> Asker {
         let parse = |address: &str| address.parse().expect("an address");
-        Asker { mac: OBSERVER, vip: parse(vip), own: parse(own), direct: parse(direct) }
+        Asker { mac: OBSERVER, vip: parse(vip), own: parse(own), direct: Some(parse(direct)) }
     }
 
     fn v4() -> Asker {

@@ -1,0 +1,176 @@
+//! A schedule that waits for nobody.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::clock::Monotonic;
+use crate::probe::report::Schedule;
+
+/// When each probe is due: computed from the beginning, so that nothing adds up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pace {
+    begin: Monotonic,
+    rate: u32,
+}
+
+/// When a run ends; it can be brought forward. Shared by everything that runs.
+#[derive(Debug)]
+pub struct End(AtomicU64);
+
+/// How a schedule was kept, while it is.
+#[derive(Debug)]
+pub struct Lateness {
+    pace: Pace,
+    late_ns: Vec<u64>,
+    skipped: u64,
+}
+
+/// A probe that is later than this is left out: sending all that a long stall has held up would be a
+/// burst that nobody asked for.
+const MAX_LATE: Duration = Duration::from_millis(100);
+/// Between two looks at whether the run has been ended.
+const GLANCE: Duration = Duration::from_millis(50);
+
+impl Pace {
+    /// `rate` probes a second, at least 1, from `begin` on.
+    pub fn new(begin: Monotonic, rate: u32) -> Self {
+        Self { begin, rate: rate.max(1) }
+    }
+
+    /// When probe number `number` is due.
+    pub fn due(&self, number: u64) -> Monotonic {
+        let after = u128::from(number) * 1_000_000_000 / u128::from(self.rate);
+        self.begin + Duration::from_nanos(u64::try_from(after).unwrap_or(u64::MAX))
+    }
+
+    /// Between two probes.
+    pub fn interval(&self) -> Duration {
+        Duration::from_secs(1) / self.rate
+    }
+}
+
+impl End {
+    /// At `at`, unless it is brought forward.
+    pub fn new(at: Monotonic) -> Self {
+        Self(AtomicU64::new(at.0))
+    }
+
+    /// Brings it forward.
+    pub fn at_latest(&self, at: Monotonic) {
+        self.0.fetch_min(at.0, Ordering::Relaxed);
+    }
+
+    /// When.
+    pub fn at(&self) -> Monotonic {
+        Monotonic(self.0.load(Ordering::Relaxed))
+    }
+}
+
+impl Lateness {
+    /// Nothing was sent yet.
+    pub fn new(pace: Pace) -> Self {
+        Self { pace, late_ns: vec![], skipped: 0 }
+    }
+
+    /// Whether a probe that is due at `due` is still to be sent `now`; notes how late it is.
+    pub fn admits(&mut self, due: Monotonic, now: Monotonic) -> bool {
+        let late = now.since(due);
+        let admitted = late <= MAX_LATE;
+        if admitted {
+            self.late_ns.push(late.as_nanos() as u64);
+        } else {
+            self.skipped += 1;
+        }
+        admitted
+    }
+
+    /// How it was kept.
+    pub fn schedule(mut self) -> Schedule {
+        self.late_ns.sort_unstable();
+        let sent = self.late_ns.len();
+        let at = |place: usize| self.late_ns.get(place).copied().unwrap_or(0);
+        Schedule {
+            rate: f64::from(self.pace.rate),
+            planned: sent as u64 + self.skipped,
+            sent: sent as u64,
+            skipped: self.skipped,
+            late_p99_ns: at((sent * 99).div_ceil(100).saturating_sub(1)),
+            late_max_ns: at(sent.saturating_sub(1)),
+        }
+    }
+}
+
+/// Sleeps until `due`. `false` if the run ends before.
+pub fn wait_until(due: Monotonic, end: &End) -> bool {
+    loop {
+        let now = Monotonic::now();
+        let last = end.at();
+        if due >= last || now >= last {
+            return false;
+        }
+        if now >= due {
+            return true;
+        }
+        sleep_until(due.min(now + GLANCE));
+    }
+}
+
+/// Asks the kernel not to round the sleeps of this thread, as it does by 50 µs.
+pub fn be_punctual() {
+    // SAFETY: a plain system call with numbers for arguments. Where it fails, sleeps stay coarse,
+    // which the lateness shows.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1_u64, 0_u64, 0_u64, 0_u64) };
+}
+
+/// To a moment, not for a time: however late this was called, the next sleep isn't.
+fn sleep_until(at: Monotonic) {
+    let until = libc::timespec {
+        tv_sec: (at.0 / 1_000_000_000).cast_signed(),
+        tv_nsec: (at.0 % 1_000_000_000).cast_signed(),
+    };
+    // SAFETY: `until` is a valid timespec, and nothing is to be written back. Whoever is woken early
+    // by a signal looks at the clock again.
+    unsafe {
+        libc::clock_nanosleep(
+            libc::CLOCK_MONOTONIC,
+            libc::TIMER_ABSTIME,
+            &raw const until,
+            std::ptr::null_mut(),
+        )
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_schedule_does_not_drift() {
+        let pace = Pace::new(Monotonic(5), 3);
+        assert_eq!(pace.due(0), Monotonic(5));
+        assert_eq!(pace.due(3), Monotonic(1_000_000_005));
+        assert_eq!(pace.due(3_000_000), Monotonic(1_000_000_000_000_005));
+    }
+
+    #[test]
+    fn what_is_much_too_late_is_left_out_and_counted() {
+        let mut lateness = Lateness::new(Pace::new(Monotonic(0), 1000));
+        for late_ms in 0..200 {
+            let late = Duration::from_millis(late_ms);
+            assert_eq!(lateness.admits(Monotonic(7), Monotonic(7) + late), late <= MAX_LATE);
+        }
+        let schedule = lateness.schedule();
+        assert_eq!((schedule.planned, schedule.sent, schedule.skipped), (200, 101, 99));
+        assert_eq!((schedule.late_p99_ns, schedule.late_max_ns), (99_000_000, 100_000_000));
+    }
+
+    #[test]
+    fn an_end_only_comes_nearer() {
+        let end = End::new(Monotonic(10));
+        end.at_latest(Monotonic(20));
+        assert_eq!(end.at(), Monotonic(10));
+        end.at_latest(Monotonic(3));
+        assert_eq!(end.at(), Monotonic(3));
+        assert!(!wait_until(Monotonic(2), &end), "it is over");
+    }
+}

@@ -1,0 +1,274 @@
+//! Raw sockets whose packets have the kernel's times.
+
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::sockopt::{Ipv4RecvErr, Ipv6RecvErr, RcvBufForce, Timestamping};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, SockaddrStorage, TimestampingFlag, recvmsg, setsockopt,
+};
+use nix::sys::time::TimeSpec;
+use socket2::{Domain, Protocol, SockFilter, Type};
+
+use crate::clock::Monotonic;
+
+/// Longest packet that is looked at.
+const SNAP: usize = 2048;
+/// Room for what arrives while the receiver doesn't run.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// A socket that sends to, and hears, one address.
+#[derive(Debug)]
+pub struct PacketSocket {
+    socket: socket2::Socket,
+    family: Family,
+}
+
+/// What the kernel puts in front of what it delivers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Family {
+    /// The IP header (raw(7)).
+    RawV4,
+    /// Nothing (RFC 3542; ping sockets; packet sockets, whose frames are whole).
+    Bare,
+}
+
+/// What came out of a socket.
+#[derive(Debug)]
+pub struct Received<'a> {
+    /// The kernel's time of it.
+    pub at: Monotonic,
+    /// The packet, from its transport header on (or a whole frame, from a packet socket).
+    pub bytes: &'a [u8],
+}
+
+/// What came out of a socket's error queue.
+#[derive(Debug)]
+pub enum Note<'a> {
+    /// A packet was handed to the driver then: the end of `frame` is what was sent.
+    Sent {
+        /// The kernel's time of it.
+        at: Monotonic,
+        /// As it was sent, with all headers.
+        frame: &'a [u8],
+    },
+    /// Somebody says that a packet can't be delivered.
+    Undeliverable {
+        /// When this was read.
+        at: Monotonic,
+        /// The beginning of the packet, from its transport header on; perhaps nothing.
+        quoted: &'a [u8],
+        /// What of it.
+        why: &'static str,
+    },
+}
+
+/// Space for one packet.
+pub struct Buffer {
+    bytes: Box<[u8; SNAP]>,
+    control: Vec<u8>,
+}
+
+impl Buffer {
+    /// Empty.
+    pub fn new() -> Self {
+        let control = nix::cmsg_space!([TimeSpec; 3], [u8; 64], [u8; 64]);
+        Self { bytes: Box::new([0; SNAP]), control }
+    }
+}
+
+impl PacketSocket {
+    /// Sends and hears what `protocol` carries to and from `to`. Takes CAP_NET_RAW.
+    pub fn raw(to: IpAddr, protocol: Protocol) -> io::Result<Self> {
+        Self::connected(to, Type::RAW, protocol)
+    }
+
+    /// Echo without CAP_NET_RAW, where net.ipv4.ping_group_range allows it.
+    pub fn ping(to: IpAddr) -> io::Result<Self> {
+        Self::connected(to, Type::DGRAM, echo_protocol(to))
+    }
+
+    fn connected(to: IpAddr, kind: Type, protocol: Protocol) -> io::Result<Self> {
+        let domain = Domain::for_address(SocketAddr::new(to, 0));
+        let socket = socket2::Socket::new(domain, kind.cloexec(), Some(protocol))?;
+        socket.connect(&SocketAddr::new(to, 0).into())?;
+        // Undeliverable packets are told of in the error queue.
+        if to.is_ipv4() {
+            setsockopt(&socket, Ipv4RecvErr, &true)?;
+        } else {
+            setsockopt(&socket, Ipv6RecvErr, &true)?;
+        }
+        let bare = to.is_ipv6() || kind == Type::DGRAM;
+        Self::timed(socket, if bare { Family::Bare } else { Family::RawV4 })
+    }
+
+    /// Takes a packet socket.
+    pub fn of_frames(socket: socket2::Socket) -> io::Result<Self> {
+        Self::timed(socket, Family::Bare)
+    }
+
+    fn timed(socket: socket2::Socket, family: Family) -> io::Result<Self> {
+        let flags = TimestampingFlag::SOF_TIMESTAMPING_RX_SOFTWARE
+            | TimestampingFlag::SOF_TIMESTAMPING_TX_SOFTWARE
+            | TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE;
+        setsockopt(&socket, Timestamping, &flags)?;
+        socket.set_nonblocking(true)?;
+        // More than rmem_max only with CAP_NET_ADMIN; what there is must do.
+        if setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER).is_err() {
+            socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        }
+        Ok(Self { socket, family })
+    }
+
+    /// Has the kernel drop what `filter` refuses.
+    pub fn attach(&self, filter: &[SockFilter]) -> io::Result<()> {
+        self.socket.attach_filter(filter)
+    }
+
+    /// The address that packets are sent from.
+    pub fn source(&self) -> io::Result<IpAddr> {
+        let local = self.socket.local_addr()?.as_socket();
+        local.map(|local| local.ip()).ok_or_else(|| io::Error::other("it has no address"))
+    }
+
+    /// Sends one packet.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, for this packet. (An error that is still pending for an earlier one is in the
+    /// error queue as well, and is not this one's.)
+    pub fn send(&self, packet: &[u8]) -> io::Result<()> {
+        match self.socket.send(packet) {
+            Err(error) if is_of_an_earlier_packet(&error) => self.socket.send(packet).map(drop),
+            sent => sent.map(drop),
+        }
+    }
+
+    /// Waits for something to be received, or an error, for at most `timeout`.
+    pub fn wait(&self, timeout: Duration) -> io::Result<()> {
+        let mut poll_fd = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        match poll(&mut poll_fd, timeout) {
+            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The next packet; `None` if there is none.
+    pub fn receive<'a>(&self, buffer: &'a mut Buffer) -> io::Result<Option<Received<'a>>> {
+        let Some((length, at, _)) = self.message(buffer, MsgFlags::empty())? else {
+            return Ok(None);
+        };
+        let bytes = &buffer.bytes[..length];
+        let bytes = match self.family {
+            Family::Bare => bytes,
+            Family::RawV4 => {
+                let header = bytes.first().map_or(0, |byte| usize::from(byte & 0xf) * 4);
+                bytes.get(header..).unwrap_or_default()
+            }
+        };
+        Ok(Some(Received { at, bytes }))
+    }
+
+    /// The next entry of the error queue; `None` if there is none.
+    pub fn note<'a>(&self, buffer: &'a mut Buffer) -> io::Result<Option<Note<'a>>> {
+        let Some((length, at, error)) = self.message(buffer, MsgFlags::MSG_ERRQUEUE)? else {
+            return Ok(None);
+        };
+        let bytes = &buffer.bytes[..length];
+        Ok(Some(match error {
+            Some(error) if error.ee_origin != libc::SO_EE_ORIGIN_TIMESTAMPING => {
+                Note::Undeliverable { at, quoted: bytes, why: reason(error.ee_errno) }
+            }
+            _ => Note::Sent { at, frame: bytes },
+        }))
+    }
+
+    fn message(
+        &self,
+        buffer: &mut Buffer,
+        flags: MsgFlags,
+    ) -> io::Result<Option<(usize, Monotonic, Option<libc::sock_extended_err>)>> {
+        let mut parts = [IoSliceMut::new(&mut buffer.bytes[..])];
+        let flags = flags | MsgFlags::MSG_DONTWAIT;
+        let fd = self.socket.as_raw_fd();
+        let message =
+            match recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut buffer.control), flags) {
+                Ok(message) => message,
+                Err(nix::Error::EAGAIN | nix::Error::EINTR) => return Ok(None),
+                // Pending errors: the error queue has them with more detail. A link may be down for a
+                // while.
+                Err(
+                    nix::Error::ECONNREFUSED
+                    | nix::Error::EHOSTUNREACH
+                    | nix::Error::ENETUNREACH
+                    | nix::Error::ENETDOWN
+                    | nix::Error::EPROTO
+                    | nix::Error::ENOPROTOOPT
+                    | nix::Error::EMSGSIZE
+                    | nix::Error::EACCES,
+                ) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            };
+        let mut at = None;
+        let mut error = None;
+        for control in message.cmsgs()? {
+            match control {
+                ControlMessageOwned::ScmTimestampsns(times) => at = Some(monotonic(times.system)),
+                ControlMessageOwned::Ipv4RecvErr(it, _) => error = Some(it),
+                ControlMessageOwned::Ipv6RecvErr(it, _) => error = Some(it),
+                _ => {}
+            }
+        }
+        Ok(Some((message.bytes, at.unwrap_or_else(Monotonic::now), error)))
+    }
+}
+
+/// Of an echo to `to`.
+pub fn echo_protocol(to: IpAddr) -> Protocol {
+    if to.is_ipv4() { Protocol::ICMPV4 } else { Protocol::ICMPV6 }
+}
+
+/// The kernel's stamps are by the wall clock: what counts is how old one is.
+fn monotonic(stamp: TimeSpec) -> Monotonic {
+    let wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let age = wall_clock.saturating_sub(stamp.into());
+    let now = Monotonic::now();
+    Monotonic(now.0.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(0)))
+}
+
+/// Linux reports an ICMP error to the next system call on the socket, which then has done nothing.
+fn is_of_an_earlier_packet(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNREFUSED
+                | libc::EHOSTUNREACH
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::EACCES
+        )
+    )
+}
+
+/// A system call's error in a word or two, for counting.
+pub fn reason_of(error: &io::Error) -> &'static str {
+    reason(error.raw_os_error().unwrap_or(0).cast_unsigned())
+}
+
+fn reason(errno: u32) -> &'static str {
+    match errno.cast_signed() {
+        libc::EHOSTUNREACH | libc::EHOSTDOWN => "host unreachable",
+        libc::ENETUNREACH => "network unreachable",
+        libc::ENETDOWN => "network down",
+        libc::ECONNREFUSED => "port unreachable",
+        libc::EACCES | libc::EPERM => "prohibited",
+        libc::ENOBUFS | libc::ENOMEM => "no buffer",
+        libc::EMSGSIZE => "too big",
+        libc::EPROTO | libc::ENOPROTOOPT => "protocol unreachable",
+        _ => "not sent",
+    }
+}

@@ -1,0 +1,225 @@
+//! One layer of packets under way.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use vipd_common::addr::MacAddr;
+
+use super::pace::{End, Lateness, Pace, be_punctual, wait_until};
+use super::socket::{Buffer, Note, PacketSocket, reason_of};
+use crate::clock::Monotonic;
+use crate::probe::live::Live;
+use crate::probe::report::Schedule;
+
+/// What the packets of a layer are: the only thing in which layers differ.
+pub trait Probe: Send + Sync + 'static {
+    /// Packet number `number`.
+    fn packet(&self, number: u64) -> Vec<u8>;
+    /// What an arriving packet says, from its transport header on (a whole frame on a packet socket);
+    /// `None` if it is not about this layer.
+    fn read(&self, bytes: &[u8]) -> Option<Answer>;
+    /// The number of a packet that was sent, by its beginning.
+    fn number_of(&self, transport: &[u8]) -> Option<u64>;
+}
+
+/// What somebody says to a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// To which; none where the protocol doesn't tell, or nobody asked.
+    pub number: Option<u64>,
+    /// It is what was hoped for.
+    pub good: bool,
+    /// In a word.
+    pub what: &'static str,
+    /// By whom.
+    pub node: Option<MacAddr>,
+}
+
+/// An [`Answer`] and its time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Heard {
+    /// When it arrived.
+    pub at: Monotonic,
+    /// What.
+    pub answer: Answer,
+}
+
+/// A packet that was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sent {
+    /// When it was to be sent.
+    pub due: Monotonic,
+    /// When it was.
+    pub at: Monotonic,
+    /// Why it was not, if the kernel refused.
+    pub refused: Option<&'static str>,
+}
+
+/// Everything that one layer sent and heard.
+#[derive(Debug)]
+pub struct VolleyRecord {
+    /// In order; a packet's number is its place, of those that were not left out.
+    pub sent: Vec<Sent>,
+    /// In the order in which it was read.
+    pub heard: Vec<Heard>,
+    /// How the schedule was kept.
+    pub schedule: Schedule,
+    /// Between two packets.
+    pub interval: Duration,
+}
+
+/// A layer that is being probed.
+pub struct Volley {
+    sender: JoinHandle<Result<(Vec<Sent>, Schedule)>>,
+    receiver: JoinHandle<Result<(Vec<Heard>, Vec<(u64, Monotonic)>)>>,
+    interval: Duration,
+}
+
+/// Packets that a run may have in one layer: some 200 MB.
+pub const MAX_PACKETS: u64 = 5_000_000;
+/// What is heard beyond this is no answer to them.
+const MAX_HEARD: usize = 2 * MAX_PACKETS as usize;
+/// Between two looks at whether it is over.
+const GLANCE: Duration = Duration::from_millis(20);
+/// Packets that are read in one go before the error queue has its turn.
+const BATCH: usize = 64;
+
+impl Volley {
+    /// Sends packets of `kind` by `pace` (none with `None`) until `end`, and listens for `timeout`
+    /// longer.
+    pub fn start(
+        socket: PacketSocket,
+        kind: impl Probe,
+        pace: Option<Pace>,
+        end: &Arc<End>,
+        timeout: Duration,
+        live: &Arc<Live>,
+    ) -> Result<Self> {
+        let (socket, kind) = (Arc::new(socket), Arc::new(kind));
+        let receiver = {
+            let (socket, kind) = (Arc::clone(&socket), Arc::clone(&kind));
+            let (end, live) = (Arc::clone(end), Arc::clone(live));
+            spawn("receive", move || receive(&socket, &*kind, &end, timeout, &live))?
+        };
+        let (end, live) = (Arc::clone(end), Arc::clone(live));
+        let sender = spawn("send", move || match pace {
+            Some(pace) => Ok(send(&socket, &*kind, pace, &end, &live)),
+            None => Ok((vec![], Schedule::default())),
+        })?;
+        Ok(Self { sender, receiver, interval: pace.map_or(Duration::ZERO, |it| it.interval()) })
+    }
+
+    /// What came of it, once it is over. Blocks for so long.
+    pub fn join(self) -> Result<VolleyRecord> {
+        let died = |_| anyhow!("a thread of the probe panicked");
+        let (mut sent, schedule) = self.sender.join().map_err(died)??;
+        let (heard, stamps) = self.receiver.join().map_err(died)??;
+        for (number, at) in stamps {
+            let place = usize::try_from(number).unwrap_or(usize::MAX);
+            if let Some(sent) = sent.get_mut(place) {
+                sent.at = at;
+            }
+        }
+        Ok(VolleyRecord { sent, heard, schedule, interval: self.interval })
+    }
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>> {
+    let builder = thread::Builder::new().name(format!("probe-{name}"));
+    builder.spawn(work).context("cannot start a thread")
+}
+
+fn send(
+    socket: &PacketSocket,
+    kind: &impl Probe,
+    pace: Pace,
+    end: &End,
+    live: &Live,
+) -> (Vec<Sent>, Schedule) {
+    be_punctual();
+    let mut sent = Vec::new();
+    let mut lateness = Lateness::new(pace);
+    for number in 0..MAX_PACKETS {
+        let due = pace.due(number);
+        if !wait_until(due, end) {
+            break;
+        }
+        let now = Monotonic::now();
+        if !lateness.admits(due, now) {
+            continue;
+        }
+        // Numbers are places in `sent`, so what is left out has none.
+        let refused = socket.send(&kind.packet(sent.len() as u64)).err();
+        let refused = refused.map(|error| reason_of(&error));
+        sent.push(Sent { due, at: now, refused });
+        live.sent();
+        if refused.is_some() {
+            live.bad();
+        }
+    }
+    (sent, lateness.schedule())
+}
+
+fn receive(
+    socket: &PacketSocket,
+    kind: &impl Probe,
+    end: &End,
+    timeout: Duration,
+    live: &Live,
+) -> Result<(Vec<Heard>, Vec<(u64, Monotonic)>)> {
+    let mut buffer = Buffer::new();
+    let (mut heard, mut stamps) = (Vec::new(), Vec::new());
+    while Monotonic::now() < end.at() + timeout {
+        socket.wait(GLANCE).context("cannot wait for packets")?;
+        for _ in 0..BATCH {
+            let received = tolerate(socket.receive(&mut buffer)).context("cannot receive")?;
+            let Some(received) = received else { break };
+            let Some(answer) = kind.read(received.bytes) else { continue };
+            if answer.good {
+                live.good(received.at)
+            } else {
+                live.bad()
+            }
+            if heard.len() < MAX_HEARD {
+                heard.push(Heard { at: received.at, answer });
+            }
+        }
+        for _ in 0..BATCH {
+            let note = tolerate(socket.note(&mut buffer)).context("cannot read errors")?;
+            match note {
+                None => break,
+                Some(Note::Sent { at, frame }) => {
+                    let number = kind.number_of(tail(frame, kind.packet(0).len()));
+                    stamps.extend(number.map(|number| (number, at)));
+                }
+                Some(Note::Undeliverable { at, quoted, why }) => {
+                    live.bad();
+                    let number = kind.number_of(quoted);
+                    let answer = Answer { number, good: false, what: why, node: None };
+                    if number.is_some() && heard.len() < MAX_HEARD {
+                        heard.push(Heard { at, answer });
+                    }
+                }
+            }
+        }
+    }
+    Ok((heard, stamps))
+}
+
+/// An interface that is down for a moment is a part of what is measured.
+fn tolerate<T>(result: io::Result<Option<T>>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.raw_os_error() == Some(libc::ENETDOWN) => Ok(None),
+        result => result,
+    }
+}
+
+fn tail(bytes: &[u8], length: usize) -> &[u8] {
+    &bytes[bytes.len().saturating_sub(length)..]
+}

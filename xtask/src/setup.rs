@@ -14,7 +14,8 @@ use crate::{command, workspace};
 /// Install what is missing: system packages and the BPF toolchain. Safe to repeat.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Also install what the benchmarks compare with (HAProxy).
+    /// Also install what only the benchmarks need: today nothing, since the tests start what vipd is
+    /// compared with (keepalived, HAProxy, …), too.
     #[arg(long)]
     bench: bool,
 }

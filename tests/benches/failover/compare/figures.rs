@@ -28,17 +28,18 @@ pub const FIGURES: [Figure; 7] = [
 /// What the figures are, for whoever reads the table.
 pub const EXPLANATION: &str = "\
 Medians (least – greatest) of N failovers; times in milliseconds.
-**blackout**: from the last write that the old master acknowledged to the first by the new one, over
-persistent and fresh connections; *never in n*: in so many runs the new master served nobody before the
-end, and the blackout is counted until then.
-**SYN blackout**: the longest time in which no SYN was answered with SYN-ACK.
-**first write after +switch-master**: the new master's first acknowledgement, counted from the first
-Sentinel's announcement; negative is before it.
-**hung clients**: connections that still hold on to the lost master at the end, idle ones and writers.
-**lost writes**: acknowledged, and not on the new master; asynchronous replication loses some whenever a
-master dies.
-**late writes**: acknowledged by the old master after the new one's first: two masters.
-**two owners**: how long two hosts both answered ARP for the VIP, as a third host saw it.";
+
+- **blackout**: from the last write that the old master acknowledged to the first by the new one, over
+  persistent and fresh connections; *never in n*: in so many runs the new master served nobody before
+  the end, and the blackout is counted until then.
+- **SYN blackout**: the longest time in which no SYN was answered with SYN-ACK.
+- **first write after +switch-master**: the new master's first acknowledgement, counted from the first
+  Sentinel's announcement; negative is before it.
+- **hung clients**: connections that still hold on to the lost master at the end, idle ones and writers.
+- **lost writes**: acknowledged, and not on the new master; asynchronous replication loses some whenever
+  a master dies.
+- **late writes**: acknowledged by the old master after the new one's first: two masters.
+- **two owners**: how long two hosts both answered ARP for the VIP, as a third host saw it.";
 
 impl Figure {
     /// Where it lies; `None` if no run has it.

@@ -130,6 +130,11 @@ impl RedisNode {
         Ok(())
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.running()?.pid())
+    }
+
     /// SIGKILL: its port answers with resets from then on.
     pub fn kill(&mut self) -> Result<()> {
         self.running()?;

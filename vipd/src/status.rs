@@ -255,7 +255,7 @@ impl From<&FailoverRecord> for Timeline {
 
 impl Timeline {
     /// Its moments by name, those that were seen, in order of time.
-    fn moments(&self) -> Vec<(&'static str, Monotonic)> {
+    pub fn moments(&self) -> Vec<(&'static str, Monotonic)> {
         let at = |ns: Option<u64>| ns.map(Monotonic);
         let timeline = timeline::Timeline {
             ordered: at(self.ordered_ns),
@@ -361,7 +361,7 @@ impl fmt::Display for Service {
 
 impl Failover {
     /// Whether it is the same change of the same master.
-    fn is_with(&self, other: &Self) -> bool {
+    pub fn is_with(&self, other: &Self) -> bool {
         (&self.master, self.to, self.epoch, self.timeline)
             == (&other.master, other.to, other.epoch, other.timeline)
     }

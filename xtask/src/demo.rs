@@ -1,5 +1,7 @@
 //! `cargo xtask demo`: watch a failover.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::ValueEnum;
 
@@ -17,6 +19,9 @@ pub struct Arguments {
     /// Print one JSON object instead of the story.
     #[arg(long)]
     json: bool,
+    /// Have the failover measured by `vipd probe`, from a client's place, and write its page there.
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    html: Option<PathBuf>,
 }
 
 /// vipd's modes, by their names in its configuration.
@@ -70,6 +75,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     program.args(["--family", arguments.family.name()]);
     if arguments.json {
         program.arg("--json");
+    }
+    if let Some(page) = &arguments.html {
+        program.arg("--html").arg(page);
     }
     command::run(&mut program)
 }

@@ -99,7 +99,7 @@ pub enum SetupError {
 
 impl Error {
     /// From a system call, or from rustls through tokio-rustls.
-    pub(super) fn from_io(error: &io::Error, during: Phase) -> Self {
+    pub(crate) fn from_io(error: &io::Error, during: Phase) -> Self {
         if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             return Self::Tls(match tls {
                 rustls::Error::InvalidMessage(_) => {
@@ -135,7 +135,7 @@ impl Error {
     }
 
     /// From an error reply: its first word, and the rest.
-    pub(super) fn from_server(code: &str, detail: &str) -> Self {
+    pub(crate) fn from_server(code: &str, detail: &str) -> Self {
         match code {
             "NOAUTH" => Self::NoAuth,
             "WRONGPASS" => Self::WrongPassword,

@@ -89,7 +89,7 @@ fn redacted(error: Error, password: Option<&Secret>) -> Error {
 }
 
 /// Appends one command in RESP.
-fn command(request: &mut Vec<u8>, words: &[&str]) {
+pub(crate) fn command(request: &mut Vec<u8>, words: &[&str]) {
     request.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
     for word in words {
         request.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());

@@ -24,6 +24,7 @@ use tokio::time::timeout;
 
 pub use backoff::Backoff;
 pub use error::{Error, Phase, SetupError};
+pub(crate) use login::command;
 pub use reply::{checked, info_field, text};
 
 use crate::config::{Login, Secret};
@@ -98,7 +99,7 @@ impl Dialer {
     /// Opens a connection for requests. `host` is the name or address that `addr` was found by;
     /// the server's certificate must be for it, unless the configuration names another.
     pub async fn requests(&self, host: &str, addr: SocketAddr) -> Result<Link, Error> {
-        let stream = self.open(host, addr).await?;
+        let stream = self.open(host, addr, tune).await?;
         let config = AsyncConnectionConfig::new()
             .set_response_timeout(Some(self.deadlines.answer))
             .set_pipeline_buffer_size(PIPELINE_DEPTH);
@@ -113,14 +114,25 @@ impl Dialer {
     /// Opens a connection for subscriptions. Reading from it is the caller's duty: redis-rs keeps
     /// messages that are not read.
     pub async fn subscriptions(&self, host: &str, addr: SocketAddr) -> Result<PubSub, Error> {
-        let stream = self.open(host, addr).await?;
+        let stream = self.open(host, addr, tune).await?;
         PubSub::new(&no_login(), stream)
             .await
             .map_err(|error| Error::from_redis(&error, Phase::Login, self.deadlines.login))
     }
 
+    /// Opens a connection as most clients have it: without keepalive and TCP_USER_TIMEOUT. Its login
+    /// is done and answered; what follows is the caller's.
+    pub async fn plain(&self, host: &str, addr: SocketAddr) -> Result<Box<dyn Stream>, Error> {
+        self.open(host, addr, |tcp| tcp.set_nodelay(true)).await
+    }
+
     /// TCP, TLS and login.
-    async fn open(&self, host: &str, addr: SocketAddr) -> Result<Box<dyn Stream>, Error> {
+    async fn open(
+        &self,
+        host: &str,
+        addr: SocketAddr,
+        tune: fn(&TcpStream) -> std::io::Result<()>,
+    ) -> Result<Box<dyn Stream>, Error> {
         let Deadlines { connect, login: login_deadline, .. } = self.deadlines;
         let tcp = timeout(connect, TcpStream::connect(addr))
             .await
@@ -218,6 +230,7 @@ fn tune(tcp: &TcpStream) -> std::io::Result<()> {
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+/// A connection, with or without TLS.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}

@@ -1,20 +1,33 @@
 //! The Sentinels of `--sentinel`: which master, who its nodes are, and what they publish.
+//!
+//! **Permissions.** An ACL user there needs `+ping +psubscribe +sentinel|get-master-addr-by-name
+//! +sentinel|masters +sentinel|replicas` and all channels (`&*`); `+client|setname` is useful.
 
-use anyhow::{Result, bail};
+mod marks;
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, bail};
+use futures_util::future::join_all;
+use redis::{Pipeline, Value, pipe};
 
 use super::clients::Addresses;
-use super::moment::Moment;
 use crate::config::{Endpoint, Login};
+use crate::connect::{Dialer, Error, checked};
+use crate::resolve::Resolver;
+use crate::sentinel::DEADLINES;
+use crate::sentinel::reply::{self, Named};
 
-/// Sentinels that know a master.
+pub use self::marks::SentinelMarks;
+
+/// Sentinels that know a master. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Group {
+    endpoints: Vec<Endpoint>,
+    dialer: Dialer,
+    resolver: Resolver,
     master: String,
 }
-
-/// The Sentinels' events, while they come. Nothing is followed any more when this is dropped.
-#[derive(Debug)]
-pub struct SentinelMarks {}
 
 impl Group {
     /// Asks all of them; without a name the only master that they know is taken.
@@ -22,12 +35,17 @@ impl Group {
     /// # Errors
     ///
     /// None answers, they don't know the name, or know several.
-    pub async fn find(
-        _endpoints: &[Endpoint],
-        _login: &Login,
-        _master: Option<&str>,
-    ) -> Result<Self> {
-        bail!("not yet")
+    pub async fn find(endpoints: &[Endpoint], login: &Login, master: Option<&str>) -> Result<Self> {
+        let dialer = Dialer::new(login, DEADLINES).context("login at the Sentinels")?;
+        let mut group = Self {
+            endpoints: endpoints.to_vec(),
+            dialer,
+            resolver: Resolver::default(),
+            master: String::new(),
+        };
+        let names = group.masters().await?;
+        group.master = choose(&names, master)?;
+        Ok(group)
     }
 
     /// Sentinel's name of the master.
@@ -38,18 +56,93 @@ impl Group {
     /// Where its nodes listen, as far as the Sentinels say; takes some seconds at most. Ask before a
     /// run and after it, and put both together: a node that starts again has a new `run_id`.
     pub async fn nodes(&self) -> Addresses {
-        Addresses::new()
+        let mut questions = pipe();
+        questions.cmd("SENTINEL").arg("MASTERS");
+        questions.cmd("SENTINEL").arg("REPLICAS").arg(&self.master);
+        let answers = join_all(self.endpoints.iter().map(|it| self.ask(it, &questions))).await;
+        let lists = answers.into_iter().flatten().flatten();
+        // What a Sentinel doesn't know only leaves an address out.
+        let known = lists.filter_map(|list| reply::run_ids(list).ok()).flatten();
+        known
+            .filter(|(_, run_id)| !run_id.is_empty())
+            .map(|(node, run_id)| {
+                let Named { host, port } = node;
+                (run_id, Endpoint { host, port }.to_string())
+            })
+            .collect()
     }
 
     /// Follows all of them; returns when each is subscribed to or has failed for the first time.
     pub async fn follow(&self) -> SentinelMarks {
-        SentinelMarks {}
+        SentinelMarks::follow(self).await
+    }
+
+    pub(super) fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    pub(super) fn dialer(&self) -> &Dialer {
+        &self.dialer
+    }
+
+    pub(super) fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
+    /// Names of all masters that any of them knows.
+    async fn masters(&self) -> Result<BTreeSet<String>> {
+        let mut question = pipe();
+        question.cmd("SENTINEL").arg("MASTERS");
+        let answers = join_all(self.endpoints.iter().map(|it| self.ask(it, &question))).await;
+        let mut names = None;
+        let mut problems = vec![];
+        for (sentinel, answer) in self.endpoints.iter().zip(answers) {
+            let known =
+                answer.and_then(|mut it| reply::master_names(it.pop().unwrap_or(Value::Nil)));
+            match known {
+                Ok(known) => names.get_or_insert_with(BTreeSet::new).extend(known),
+                Err(error) => problems.push(format!("{sentinel}: {error}")),
+            }
+        }
+        names.with_context(|| format!("no Sentinel answers:\n  {}", problems.join("\n  ")))
+    }
+
+    async fn ask(&self, sentinel: &Endpoint, questions: &Pipeline) -> Result<Vec<Value>, Error> {
+        let Endpoint { host, port } = sentinel;
+        let addr = self.resolver.resolve(host, *port).await?;
+        let link = self.dialer.requests(host, addr).await?;
+        let answers = link.requests().send(questions).await?;
+        answers.into_iter().map(checked).collect()
     }
 }
 
-impl SentinelMarks {
-    /// What they published, in order of time, and notes about those that were not heard.
-    pub async fn stop(self) -> (Vec<Moment>, Vec<String>) {
-        (vec![], vec![])
+fn choose(names: &BTreeSet<String>, wanted: Option<&str>) -> Result<String> {
+    let all = names.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    match (wanted, names.len()) {
+        (_, 0) => bail!("the Sentinels watch no master"),
+        (Some(name), _) if names.contains(name) => Ok(name.to_owned()),
+        (Some(name), _) => bail!("the Sentinels know no master {name:?}; they know {all}"),
+        (None, 1) => Ok(all),
+        (None, _) => bail!("the Sentinels know several masters; name one by --master: {all}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_only_master_needs_no_name_and_the_others_are_told() {
+        let names = |names: &[&str]| names.iter().map(|&it| it.to_owned()).collect();
+        assert_eq!(choose(&names(&["a"]), None).unwrap(), "a");
+        assert_eq!(choose(&names(&["a", "b"]), Some("b")).unwrap(), "b");
+        for (known, wanted, says) in [
+            (&["a", "b"][..], None, "--master: a, b"),
+            (&["a", "b"], Some("c"), "no master \"c\"; they know a, b"),
+            (&[], None, "watch no master"),
+        ] {
+            let error = choose(&names(known), wanted).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
     }
 }

@@ -85,18 +85,8 @@ impl Shots {
     pub fn describe(&self, window: &Window, layer: &mut Layer) {
         let good = self.good();
         let outages = self.outages(&good, window);
-        let steady = |shot: &&Shot| {
-            !outages.iter().any(|it| {
-                let end = it.to_ns.unwrap_or(u64::MAX);
-                (it.from_ns..=end).contains(&window.at(shot.due))
-            })
-        };
-        let took = |since: fn(&Shot) -> Monotonic| {
-            let steady = good.iter().map(|it| it.shot).filter(steady);
-            Latency::of(steady.map(|it| answered(it).0.saturating_sub(since(it).0)).collect())
-        };
-        layer.latency = took(|shot| shot.due);
-        layer.wire = took(|shot| shot.sent);
+        layer.latency = self.latency(window, &outages);
+        layer.wire = self.took(window, &outages, |shot| shot.sent);
         layer.lost = self.list.iter().filter(|shot| shot.fate != Fate::Good).count() as u64;
         layer.blackout = blackout(&outages, window);
         let late = LATE.as_nanos() as u64;
@@ -104,6 +94,29 @@ impl Shots {
         layer.lanes = self.lanes(&good, window, late);
         layer.nodes = self.seen(&good, window);
         layer.outages = outages;
+    }
+
+    /// How long answers took from the moment at which their probes were due, outside of these outages.
+    pub fn latency(&self, window: &Window, outages: &[Outage]) -> Option<Latency> {
+        self.took(window, outages, |shot| shot.due)
+    }
+
+    fn took(
+        &self,
+        window: &Window,
+        outages: &[Outage],
+        since: fn(&Shot) -> Monotonic,
+    ) -> Option<Latency> {
+        let is_steady = |shot: &&Shot| {
+            !outages.iter().any(|it| {
+                let end = it.to_ns.unwrap_or(u64::MAX);
+                (it.from_ns..=end).contains(&window.at(shot.due))
+            })
+        };
+        let good = self.list.iter().filter(|shot| shot.fate == Fate::Good);
+        let steady = good.filter(is_steady);
+        let took = steady.filter_map(|it| Some(it.answered?.0.saturating_sub(since(it).0)));
+        Latency::of(took.collect())
     }
 
     /// Those with a good answer, in order of the answers.

@@ -253,6 +253,17 @@ pub fn peers(value: Value) -> Result<Vec<Peer>, Error> {
     })
 }
 
+/// Reads the names in the answer to `SENTINEL MASTERS`.
+pub fn master_names(value: Value) -> Result<Vec<String>, Error> {
+    each(value, |fields| Ok(fields.text("name")?.to_owned()))
+}
+
+/// Reads from the answer to `SENTINEL MASTERS` or `SENTINEL REPLICAS` who listens where: name and
+/// `run_id`, which is empty as long as Sentinel doesn't know it.
+pub fn run_ids(value: Value) -> Result<Vec<(Named, String)>, Error> {
+    each(value, |fields| Ok((fields.node()?, fields.text("runid")?.to_owned())))
+}
+
 /// Reads a published message; `None` if it is not in the form that its channel has.
 ///
 /// Source: `sentinelEvent` in sentinel.c. With `%@` the payload is `master NAME IP PORT`, or

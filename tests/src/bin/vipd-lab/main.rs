@@ -2,9 +2,11 @@
 
 mod demo;
 mod host_demo;
+mod probe_demo;
 mod standing;
 mod story;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -27,6 +29,9 @@ enum Verb {
         /// Print one JSON object instead of the story.
         #[arg(long)]
         json: bool,
+        /// Have it measured by `vipd probe`, and write its page to this file.
+        #[arg(long, conflicts_with = "json")]
+        html: Option<PathBuf>,
     },
     /// Build a lab that stays.
     Up {
@@ -112,7 +117,8 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<()> {
     match verb {
-        Verb::Demo { shape, json } => match shape.options() {
+        Verb::Demo { shape, html: Some(page), .. } => probe_demo::run(shape.options(), &page),
+        Verb::Demo { shape, json, html: None } => match shape.options() {
             options if options.mode == Mode::Host => host_demo::run(options, json),
             options => demo::run(options, json),
         },

@@ -7,12 +7,19 @@
 //! Connections are TCP as most clients have it: without Nagle's delay, and without keepalive or
 //! TCP_USER_TIMEOUT, so that nobody learns of anything because of the probe's own settings.
 
+mod connection;
+mod descriptors;
+mod failure;
 mod idle;
+mod pace;
+mod resp;
 mod target;
 mod writes;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+use anyhow::{Result, ensure};
 
 pub use self::idle::{Idle, Waited};
 pub use self::target::Target;
@@ -35,6 +42,39 @@ pub struct ClientSettings {
     pub fresh_rate: u32,
     /// Connections that only wait.
     pub idle: u32,
+}
+
+/// Connections that one probe may have of a kind.
+const MAX_CONNECTIONS: u32 = 10_000;
+/// Writes a second that one probe may send: beyond that it would measure itself.
+const MAX_RATE: u64 = 100_000;
+
+impl ClientSettings {
+    /// What is beyond reason.
+    fn check(&self) -> Result<()> {
+        let Self { timeout, connections, write_rate, fresh_rate, idle, .. } = self;
+        let rate = u64::from(*connections) * u64::from(*write_rate) + u64::from(*fresh_rate);
+        ensure!(!timeout.is_zero(), "--timeout is zero: no client could ever have an answer");
+        ensure!(
+            *connections <= MAX_CONNECTIONS && *idle <= MAX_CONNECTIONS,
+            "--connections and --idle go up to {MAX_CONNECTIONS}"
+        );
+        ensure!(
+            rate <= MAX_RATE,
+            "{rate} writes a second in all (--connections times --write-rate, and --fresh-rate): \
+             more than {MAX_RATE} would measure the probe itself"
+        );
+        Ok(())
+    }
+}
+
+/// A node for people: where it listens, if that is known, and the beginning of its `run_id`.
+fn label(run_id: &str, addresses: &Addresses) -> String {
+    let short: String = run_id.chars().take(8).collect();
+    match addresses.get(run_id) {
+        Some(address) => format!("{address} ({short})"),
+        None => short,
+    }
 }
 
 /// Where nodes listen, `ip:port`, by `run_id`; see [`super::sentinels::Group::nodes`].

@@ -100,12 +100,12 @@ impl Lateness {
     }
 }
 
-/// Sleeps until `due`. `false` if the run ends before.
+/// Sleeps until `due`. `false` if the run ends before that: what was due before the end is late, not
+/// left out.
 pub fn wait_until(due: Monotonic, end: &End) -> bool {
     loop {
         let now = Monotonic::now();
-        let last = end.at();
-        if due >= last || now >= last {
+        if due >= end.at() {
             return false;
         }
         if now >= due {
@@ -171,6 +171,7 @@ mod tests {
         assert_eq!(end.at(), Monotonic(10));
         end.at_latest(Monotonic(3));
         assert_eq!(end.at(), Monotonic(3));
-        assert!(!wait_until(Monotonic(2), &end), "it is over");
+        assert!(!wait_until(Monotonic(3), &end), "it is over");
+        assert!(wait_until(Monotonic(2), &end), "that was due");
     }
 }

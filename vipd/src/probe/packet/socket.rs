@@ -66,17 +66,18 @@ pub enum Note<'a> {
     },
 }
 
-/// Space for one packet.
+/// Space for one packet, and what it takes to tell its time.
 pub struct Buffer {
     bytes: Box<[u8; SNAP]>,
     control: Vec<u8>,
+    clocks: Clocks,
 }
 
 impl Buffer {
     /// Empty.
     pub fn new() -> Self {
         let control = nix::cmsg_space!([TimeSpec; 3], [u8; 64], [u8; 64]);
-        Self { bytes: Box::new([0; SNAP]), control }
+        Self { bytes: Box::new([0; SNAP]), control, clocks: Clocks::compare() }
     }
 }
 
@@ -213,17 +214,19 @@ impl PacketSocket {
                 ) => return Ok(None),
                 Err(error) => return Err(error.into()),
             };
-        let mut at = None;
+        let mut stamp = None;
         let mut error = None;
         for control in message.cmsgs()? {
             match control {
-                ControlMessageOwned::ScmTimestampsns(times) => at = Some(monotonic(times.system)),
+                ControlMessageOwned::ScmTimestampsns(times) => stamp = Some(times.system),
                 ControlMessageOwned::Ipv4RecvErr(it, _) => error = Some(it),
                 ControlMessageOwned::Ipv6RecvErr(it, _) => error = Some(it),
                 _ => {}
             }
         }
-        Ok(Some((message.bytes, at.unwrap_or_else(Monotonic::now), error)))
+        let length = message.bytes;
+        let at = stamp.map_or_else(Monotonic::now, |stamp| buffer.clocks.monotonic(stamp));
+        Ok(Some((length, at, error)))
     }
 }
 
@@ -232,12 +235,42 @@ pub fn echo_protocol(to: IpAddr) -> Protocol {
     if to.is_ipv4() { Protocol::ICMPV4 } else { Protocol::ICMPV6 }
 }
 
-/// The kernel's stamps are by the wall clock: what counts is how old one is.
-fn monotonic(stamp: TimeSpec) -> Monotonic {
-    let wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let age = wall_clock.saturating_sub(stamp.into());
-    let now = Monotonic::now();
-    Monotonic(now.0.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(0)))
+/// The kernel's stamps are by the wall clock, which may be set or slewed: how far ahead of
+/// CLOCK_MONOTONIC it is has to be looked at again and again.
+#[derive(Clone, Copy, Debug)]
+struct Clocks {
+    /// Nanoseconds.
+    ahead: u64,
+    compared: Monotonic,
+}
+
+/// Slewing moves the clocks apart by half a microsecond meanwhile, at most.
+const FRESH: Duration = Duration::from_millis(100);
+/// Somebody else may run between two looks at two clocks: the closest pair of so many counts.
+const LOOKS: usize = 5;
+
+impl Clocks {
+    fn compare() -> Self {
+        let look = || {
+            let before = Monotonic::now();
+            let wall_clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let after = Monotonic::now();
+            let apart = after.since(before);
+            let middle = before + apart / 2;
+            let ahead = (wall_clock.as_nanos() as u64).saturating_sub(middle.0);
+            (apart, Self { ahead, compared: after })
+        };
+        let looks: [_; LOOKS] = std::array::from_fn(|_| look());
+        // There is one.
+        looks.into_iter().min_by_key(|(apart, _)| *apart).map_or_else(|| look().1, |(_, it)| it)
+    }
+
+    fn monotonic(&mut self, stamp: TimeSpec) -> Monotonic {
+        if Monotonic::now().since(self.compared) > FRESH {
+            *self = Self::compare();
+        }
+        Monotonic((Duration::from(stamp).as_nanos() as u64).saturating_sub(self.ahead))
+    }
 }
 
 /// Linux reports an ICMP error to the next system call on the socket, which then has done nothing.

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 
 use crate::client::{self, Dialer};
 use crate::host::Host;
-use crate::network::Network;
+use crate::network::{NODES, Network};
 use crate::options::Mover;
 use crate::process::tail;
 use crate::redis_node::RedisNode;
@@ -40,6 +40,10 @@ pub enum Peer {
     /// There is no VIP.
     Nobody,
 }
+
+/// Connections that must reach the same node: HAProxy takes nodes in turn, and all of them until it has
+/// checked them.
+const IN_A_ROW: usize = 2 * NODES;
 
 impl Peer {
     /// Prepares it in the lab's network; `service` is the VIP with its port. `None` if vipd moves the
@@ -103,8 +107,13 @@ impl Peer {
                 wait_until(what, PATIENCE, || node.host().has_address(vip))
             }
             Self::HaProxy(_) | Self::NftListener(_) => {
-                wait_until(format_args!("the VIP leads to {}", node.name()), PATIENCE, || {
-                    Ok(client::run_id(&mut client.connect()?)? == node.run_id())
+                wait_until(format_args!("the VIP leads to {} alone", node.name()), PATIENCE, || {
+                    for _ in 0..IN_A_ROW {
+                        if client::run_id(&mut client.connect()?)? != node.run_id() {
+                            return Ok(false);
+                        }
+                    }
+                    Ok(true)
                 })
             }
             Self::Nobody => Ok(()),

@@ -18,9 +18,9 @@ use vipd_tests::wait::{PATIENCE, wait_for};
 use super::way::Way;
 
 /// How long all must be well before the fault.
-pub const WARM_UP: Duration = Duration::from_secs(2);
+const WARM_UP: Duration = Duration::from_secs(2);
 /// Questions a second for the VIP's link-layer address.
-pub const ARP_RATE: u32 = 100;
+const ARP_RATE: u32 = 100;
 /// The observer's probe is ended when the clients' has ended; never later than this.
 const OBSERVED: Duration = Duration::from_secs(120);
 

@@ -6,7 +6,6 @@ use anyhow::Result;
 use vipd::probe::LayerName;
 
 use super::cell::{Cell, Outcome};
-use super::probe::ARP_RATE;
 use super::way::{DOWN_AFTER, Way};
 use crate::machine;
 
@@ -49,12 +48,13 @@ pub fn schedules(outcomes: &[Outcome]) -> String {
         *late = late.max(schedule.late_p99_ms);
     }
     let told = layers.iter().map(|(layer, (rate, sent, skipped, late))| {
+        let whence = if *layer == LayerName::Arp { " from a third host" } else { "" };
         format!(
-            "{} {rate:.0}/s ({sent} sent, {skipped} left out, in the worst run 1 of 100 more than \
-             {late:.1} ms late)",
+            "{}{whence} {rate:.0}/s ({sent} sent, {skipped} left out, in the worst run 1 of 100 more \
+             than {late:.1} ms late)",
             layer.name()
         )
     });
     let told: Vec<String> = told.collect();
-    format!("Probes: {}; arp asked from a third host, {ARP_RATE} times a second.", told.join("; "))
+    format!("Probes: {}.", told.join("; "))
 }

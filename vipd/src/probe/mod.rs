@@ -6,6 +6,8 @@
 //! document, from which the text and the page are made.
 
 pub mod figures;
+pub mod numbers;
+pub mod page;
 pub mod report;
 pub mod settings;
 pub mod shots;

@@ -5,6 +5,7 @@
 //! CLOCK_MONOTONIC. After a run, [`shots`] finds out what that says about the VIP; [`report`] is the
 //! document, from which the text and the page are made.
 
+pub mod expect;
 pub mod figures;
 pub mod numbers;
 pub mod page;

@@ -292,16 +292,16 @@ fn owners(run: &Run) -> Markup {
                 ]
             }));
         }
-        rows.push(vec![
-            name(layer),
-            Cell::none(),
-            Cell::Words("two hosts".into()),
-            Cell::Words(format!(
+        let both = match owners.both_ns {
+            0 if owners.answered_by_both == 0 => "never answered both".to_owned(),
+            both => format!(
                 "answered both for {} ms, {} questions",
-                numbers::ms(owners.both_ns),
+                numbers::ms(both),
                 numbers::count(owners.answered_by_both)
-            )),
-        ]);
+            ),
+        };
+        let two = Cell::Words("two hosts".into());
+        rows.push(vec![name(layer), Cell::none(), two, Cell::Words(both)]);
     }
     table("Owners on the link", "", &["layer", "ms", "who", "what"], rows)
 }

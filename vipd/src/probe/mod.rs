@@ -12,6 +12,7 @@ pub mod page;
 pub mod report;
 pub mod settings;
 pub mod shots;
+mod text;
 
 pub use report::{LayerName, Report};
 pub use settings::{SourcePorts, TargetFlag};

@@ -10,6 +10,8 @@
 mod connection;
 mod descriptors;
 mod failure;
+#[cfg(test)]
+mod fake;
 mod idle;
 mod pace;
 mod resp;

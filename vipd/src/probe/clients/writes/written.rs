@@ -194,3 +194,12 @@ impl Names for Naming<'_> {
         self.window.at(moment)
     }
 }
+
+#[cfg(test)]
+impl Written {
+    /// From when they were due, those that were due from then on.
+    pub(super) fn latencies_from(&self, moment: Monotonic) -> impl Iterator<Item = Duration> {
+        let due = self.entries.records.iter().filter(move |it| it.write.due >= moment);
+        due.filter_map(|it| Some(it.answered?.since(it.write.due)))
+    }
+}

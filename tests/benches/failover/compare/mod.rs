@@ -5,6 +5,7 @@ mod cell;
 mod cue;
 mod figures;
 mod json;
+mod page;
 mod probe;
 mod run;
 mod table;
@@ -64,7 +65,7 @@ pub fn run(flags: &Flags, common: &Common) -> Result<ExitCode> {
         eprintln!("{}/{} {cell}: {} failovers", number + 1, cells.len(), cell.runs);
         outcomes.push(cell.measure(flags.documents.as_deref()));
     }
-    println!("\n{}\n\n{}\n", table::table(&outcomes), figures::EXPLANATION);
+    println!("\n{}\n\n{}\n", table::table(&outcomes), figures::explanation());
     let schedules = versions::schedules(&outcomes);
     println!("{schedules}\n");
     let measured: usize = outcomes.iter().map(|it| it.runs.len()).sum();
@@ -74,6 +75,9 @@ pub fn run(flags: &Flags, common: &Common) -> Result<ExitCode> {
     let failures = table::failures(&outcomes);
     if !failures.is_empty() {
         print_list("What failed", "nothing", &failures);
+    }
+    if let Some(file) = &flags.html {
+        write(file, &page::page(&versions, &outcomes, &not_the_best, &schedules))?;
     }
     if let Some(file) = &common.json {
         let document = json::document(&versions, &outcomes, &not_the_best);

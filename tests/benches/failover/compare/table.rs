@@ -6,8 +6,7 @@ use super::run::Run;
 
 /// A row for each outcome.
 pub fn table(outcomes: &[Outcome]) -> String {
-    let header = ["scenario", "way", "N"].into_iter().chain(FIGURES.iter().map(|it| it.name));
-    let mut rows: Vec<Vec<String>> = vec![header.map(str::to_owned).collect()];
+    let mut rows = vec![header()];
     rows.extend(outcomes.iter().map(row));
     let widths: Vec<usize> = (0..rows[0].len())
         .map(|column| rows.iter().map(|row| width(&row[column])).max().unwrap_or(0))
@@ -15,6 +14,31 @@ pub fn table(outcomes: &[Outcome]) -> String {
     let mut lines: Vec<String> = rows.iter().map(|row| line(row, &widths)).collect();
     lines.insert(1, rule(&widths));
     lines.join("\n")
+}
+
+/// What the columns are.
+pub fn header() -> Vec<String> {
+    let header = ["scenario", "way", "N"].into_iter().chain(FIGURES.iter().map(|it| it.name));
+    header.map(str::to_owned).collect()
+}
+
+/// One row, as text.
+pub fn row(outcome: &Outcome) -> Vec<String> {
+    let Outcome { cell, runs, failures } = outcome;
+    let count = match failures.as_slice() {
+        [] => runs.len().to_string(),
+        _ => format!("{} of {}, FAILED", runs.len(), cell.runs),
+    };
+    let mut row = vec![cell.scenario.name().to_owned(), cell.way.name().to_owned(), count];
+    for (number, figure) in FIGURES.iter().enumerate() {
+        let mut shown = figure.spread(runs).map_or("–".to_owned(), |it| figure.show_spread(&it));
+        let never = never(runs);
+        if number == 0 && never > 0 {
+            shown += &format!(", never in {never}");
+        }
+        row.push(shown);
+    }
+    row
 }
 
 /// The failures, one a line; empty if there are none.
@@ -38,25 +62,7 @@ pub fn never(runs: &[Run]) -> usize {
 }
 
 /// Columns of text, which are at the left; the others are at the right.
-const TEXTS: usize = 2;
-
-fn row(outcome: &Outcome) -> Vec<String> {
-    let Outcome { cell, runs, failures } = outcome;
-    let count = match failures.as_slice() {
-        [] => runs.len().to_string(),
-        _ => format!("{} of {}, FAILED", runs.len(), cell.runs),
-    };
-    let mut row = vec![cell.scenario.name().to_owned(), cell.way.name().to_owned(), count];
-    for (number, figure) in FIGURES.iter().enumerate() {
-        let mut shown = figure.spread(runs).map_or("–".to_owned(), |it| figure.show_spread(&it));
-        let never = never(runs);
-        if number == 0 && never > 0 {
-            shown += &format!(", never in {never}");
-        }
-        row.push(shown);
-    }
-    row
-}
+pub const TEXTS: usize = 2;
 
 fn line(row: &[String], widths: &[usize]) -> String {
     let padded = row.iter().zip(widths).enumerate().map(|(column, (text, &width))| {

@@ -22,6 +22,7 @@
 //! Start with [`Lab::up`] and [`Lab::serve`], or with [`scenario::scenario`] in a test.
 
 pub mod address;
+pub mod browser;
 pub mod client;
 pub mod crowd;
 pub mod daemon;

@@ -155,7 +155,7 @@ async fn prepare(flags: &ProbeFlags) -> Result<(Session, Vec<String>)> {
     let to = match &flags.target {
         Some(TargetFlag(endpoint)) => {
             let address = Resolver::default().resolve(&endpoint.host, endpoint.port).await;
-            Some(address.with_context(|| format!("{}", endpoint.host))?)
+            Some(address.with_context(|| endpoint.host.clone())?)
         }
         None => None,
     };

@@ -71,10 +71,17 @@ pub struct VolleyRecord {
     pub interval: Duration,
 }
 
+/// What a receiver came by.
+struct Arrivals {
+    heard: Vec<Heard>,
+    /// When the kernel sent which packet.
+    stamps: Vec<(u64, Monotonic)>,
+}
+
 /// A layer that is being probed.
 pub struct Volley {
     sender: JoinHandle<Result<(Vec<Sent>, Schedule)>>,
-    receiver: JoinHandle<Result<(Vec<Heard>, Vec<(u64, Monotonic)>)>>,
+    receiver: JoinHandle<Result<Arrivals>>,
     interval: Duration,
 }
 
@@ -116,7 +123,7 @@ impl Volley {
     pub fn join(self) -> Result<VolleyRecord> {
         let died = |_| anyhow!("a thread of the probe panicked");
         let (mut sent, schedule) = self.sender.join().map_err(died)??;
-        let (heard, stamps) = self.receiver.join().map_err(died)??;
+        let Arrivals { heard, stamps } = self.receiver.join().map_err(died)??;
         for (number, at) in stamps {
             let place = usize::try_from(number).unwrap_or(usize::MAX);
             if let Some(sent) = sent.get_mut(place) {
@@ -172,7 +179,7 @@ fn receive(
     end: &End,
     timeout: Duration,
     live: &Live,
-) -> Result<(Vec<Heard>, Vec<(u64, Monotonic)>)> {
+) -> Result<Arrivals> {
     let mut buffer = Buffer::new();
     let (mut heard, mut stamps) = (Vec::new(), Vec::new());
     while Monotonic::now() < end.at() + timeout {
@@ -209,7 +216,7 @@ fn receive(
             }
         }
     }
-    Ok((heard, stamps))
+    Ok(Arrivals { heard, stamps })
 }
 
 /// An interface that is down for a moment is a part of what is measured.

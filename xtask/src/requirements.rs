@@ -82,7 +82,9 @@ pub const REQUIREMENTS: &[Requirement] = &[
         "looks at the probe's page in tests",
         Scope::Lab,
     ),
-    program("haproxy", &["haproxy"], "a proxy to compare with", Scope::Bench),
+    program("keepalived", &["keepalived"], "VRRP, which vipd is compared with", Scope::Lab),
+    program("haproxy", &["haproxy"], "a proxy to compare with", Scope::Lab),
+    program("conntrack", &["conntrack"], "nftables' listener, to compare with", Scope::Lab),
 ];
 
 const fn program(

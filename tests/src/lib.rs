@@ -43,6 +43,7 @@ pub mod script_recipe;
 pub mod sentinel;
 pub mod status;
 pub mod switchover;
+pub mod truth;
 pub mod wait;
 pub mod witness;
 pub mod writer;

@@ -1,0 +1,6 @@
+//! `vipd probe` against known truths, in namespaces: gaps that the kernel makes, hosts that answer at
+//! once, counts that somebody else has counted too. See `vipd_tests::truth`.
+
+mod gap;
+mod judge;
+mod rate;

@@ -44,6 +44,7 @@ pub mod scenario;
 pub mod sentinel;
 pub mod status;
 pub mod switchover;
+pub mod truth;
 pub mod wait;
 pub mod witness;
 pub mod writer;

@@ -133,6 +133,7 @@ mod tests {
             heard: heard.into_iter().collect(),
             schedule: Schedule::default(),
             interval: Duration::from_millis(1),
+            dropped: 0,
         }
     }
 

@@ -1,0 +1,7 @@
+//! `vipd probe` against known truths, in namespaces: gaps that the kernel makes, hosts that answer at
+//! once, counts that somebody else has counted too. See `vipd_tests::truth`.
+
+mod dropped;
+mod gap;
+mod judge;
+mod rate;

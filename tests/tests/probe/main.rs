@@ -1,7 +1,9 @@
 //! `vipd probe` against known truths, in namespaces: gaps that the kernel makes, hosts that answer at
 //! once, counts that somebody else has counted too. See `vipd_tests::truth`.
 
+mod announcement;
 mod dropped;
 mod gap;
 mod judge;
+mod owners;
 mod rate;

@@ -2,8 +2,10 @@
 //! once, counts that somebody else has counted too. See `vipd_tests::truth`.
 
 mod announcement;
+mod counts;
 mod dropped;
 mod gap;
 mod judge;
 mod owners;
 mod rate;
+mod refused;

@@ -1,14 +1,11 @@
 //! What the probe's own host lost is not told as the network's.
 
-use std::net::IpAddr;
-use std::os::fd::AsRawFd as _;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Result, bail, ensure};
 use etherparse::PacketBuilder;
 use nix::sys::signal::Signal;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
-};
+use socket2::{Domain, Protocol, Socket, Type};
 use vipd::probe::report::LayerName;
 use vipd_tests::truth::site::PORT;
 use vipd_tests::truth::{Rule, Site, Tap};
@@ -58,10 +55,8 @@ fn flood(site: &Site) -> Result<()> {
     let (IpAddr::V4(vip), client) = (Site::vip(true), site.client.address) else {
         bail!("no IPv4")
     };
-    let raw =
-        socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw)?;
-    let [a, b, c, d] = client.octets();
-    let to = SockaddrIn::new(a, b, c, d, 0);
+    let raw = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+    let to = SocketAddr::new(client.into(), 0).into();
     for number in 0..FLOOD {
         let mut packet = vec![];
         let answer = PacketBuilder::ipv4(vip.octets(), client.octets(), 64)
@@ -69,7 +64,7 @@ fn flood(site: &Site) -> Result<()> {
             .syn()
             .ack(1);
         answer.write(&mut packet, &[])?;
-        sendto(raw.as_raw_fd(), &packet, &to, MsgFlags::empty())?;
+        raw.send_to(&packet, &to)?;
     }
     Ok(())
 }

@@ -325,7 +325,7 @@ fn service_port(mode: Mode) -> u16 {
 }
 
 /// `vipdlab<pid>x<number>`: see [`reaper::sweep`].
-fn unique_name() -> String {
+pub(crate) fn unique_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!("{}{}x{number}", reaper::PREFIX, std::process::id())

@@ -22,6 +22,7 @@
 //! Start with [`Lab::up`] and [`Lab::serve`], or with [`scenario::scenario`] in a test.
 
 pub mod address;
+pub mod browser;
 pub mod client;
 pub mod crowd;
 pub mod daemon;
@@ -43,6 +44,7 @@ pub mod scenario;
 pub mod sentinel;
 pub mod status;
 pub mod switchover;
+pub mod truth;
 pub mod wait;
 pub mod witness;
 pub mod writer;

@@ -268,8 +268,8 @@ impl Expectation {
             Finding::Value(value, _) => self.op.holds(*value, self.limit),
             Finding::Unknown(_) => false,
         };
-        // The run to tell of: the one that misses most, or came nearest to it.
-        let worst = findings.iter().max_by(|(_, one), (_, other)| match (one, other) {
+        // The run to tell of: the first of those that miss most, or came nearest to it.
+        let worst = findings.iter().rev().max_by(|(_, one), (_, other)| match (one, other) {
             (Finding::Value(one, _), Finding::Value(other, _)) => self.op.compare(*one, *other),
             _ => one.cmp(other),
         });

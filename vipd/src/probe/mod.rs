@@ -98,6 +98,10 @@ pub async fn run(flags: &ProbeFlags, print: impl Fn(&str) -> Result<()>) -> Resu
     }
     outputs.write(&report, print)?;
     outcome?;
+    let untriggered = report.runs.iter().any(|run| run.trigger.is_none());
+    if expectations.is_some() && flags.cause.trigger.is_some() && untriggered {
+        bail!("interrupted before the trigger, so that nothing can be said of --expect");
+    }
     let missed = report.expectations.iter().any(|it| !it.holds);
     Ok(if missed { ExitCode::from(UNEXPECTED) } else { ExitCode::SUCCESS })
 }
@@ -151,7 +155,7 @@ async fn prepare(flags: &ProbeFlags) -> Result<(Session, Vec<String>)> {
     let to = match &flags.target {
         Some(TargetFlag(endpoint)) => {
             let address = Resolver::default().resolve(&endpoint.host, endpoint.port).await;
-            Some(address.with_context(|| format!("{}", endpoint.host))?)
+            Some(address.with_context(|| endpoint.host.clone())?)
         }
         None => None,
     };

@@ -122,6 +122,14 @@ impl Session {
             if matches!(name, LayerName::Arp | LayerName::Nd) {
                 layer.owners = Some(who_has::owners(record, &window));
             }
+            if record.dropped > 0 {
+                notes.push(format!(
+                    "{}: this host was too slow to take {} packets that had arrived: up to as many \
+                     probes may have been answered that are told to be lost",
+                    name.name(),
+                    record.dropped
+                ));
+            }
             layers.push(layer);
         }
         if let Some(written) = written {

@@ -27,8 +27,6 @@ pub use self::idle::{Idle, Waited};
 pub use self::target::Target;
 pub use self::writes::{Writers, Written};
 
-use super::report::{Layer, LayerName};
-
 /// What clients there are.
 #[derive(Clone, Debug)]
 pub struct ClientSettings {
@@ -81,25 +79,3 @@ fn label(run_id: &str, addresses: &Addresses) -> String {
 
 /// Where nodes listen, `ip:port`, by `run_id`; see [`super::sentinels::Group::nodes`].
 pub type Addresses = BTreeMap<String, String>;
-
-/// A layer of which nothing is known yet.
-fn blank(name: LayerName) -> Layer {
-    Layer {
-        name,
-        schedule: None,
-        fates: BTreeMap::new(),
-        errors: BTreeMap::new(),
-        lost: 0,
-        duplicated: 0,
-        blackout: None,
-        outages: vec![],
-        latency: None,
-        wire: None,
-        fresh: None,
-        lanes: vec![],
-        nodes: vec![],
-        writes: None,
-        waiting: None,
-        owners: None,
-    }
-}

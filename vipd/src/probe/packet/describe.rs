@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::volley::{Heard, VolleyRecord};
+use super::volley::{Heard, Sent, VolleyRecord};
 use crate::probe::report::{Layer, LayerName};
 use crate::probe::shots::{Fate, Shot, Shots, Window};
 
@@ -68,10 +68,7 @@ impl Ends {
         let answer = heard.answer;
         let place = match answer.number {
             Some(number) => usize::try_from(number).unwrap_or(usize::MAX),
-            // Nothing in it tells the question, so it is the last one before it.
-            None if answer.good => {
-                record.sent.partition_point(|sent| sent.at <= heard.at).wrapping_sub(1)
-            }
+            None if answer.good => self.last_question(heard, record),
             None => return,
         };
         let node = answer.node.map(|mac| self.node(mac));
@@ -97,6 +94,28 @@ impl Ends {
         }
     }
 
+    /// Nothing in the answer tells the question, so it is the last one before it. But questions that
+    /// were late are sent right behind each other, and answers to them come as close: each has one.
+    fn last_question(&mut self, heard: &Heard, record: &VolleyRecord) -> usize {
+        let last = record.sent.partition_point(|sent| sent.at <= heard.at).wrapping_sub(1);
+        let node = heard.answer.node.map(|mac| self.node(mac));
+        let mut place = last;
+        loop {
+            match self.shots.list.get(place) {
+                Some(shot) if shot.fate == Fate::Good && shot.node == node => {}
+                Some(_) => return place,
+                None => return last,
+            }
+            let before = place.checked_sub(1).and_then(|it| record.sent.get(it));
+            let close =
+                |before: &Sent| record.sent[place].at.since(before.at) < record.interval / 2;
+            if !before.is_some_and(close) {
+                return last;
+            }
+            place -= 1;
+        }
+    }
+
     fn node(&mut self, mac: vipd_common::addr::MacAddr) -> u16 {
         let shots = &mut self.shots;
         *self.nodes.entry(mac.0).or_insert_with(|| {
@@ -118,7 +137,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Monotonic;
-    use crate::probe::packet::{Answer, Sent};
+    use crate::probe::packet::Answer;
     use crate::probe::report::Schedule;
 
     const MS: u64 = 1_000_000;
@@ -133,6 +152,7 @@ mod tests {
             heard: heard.into_iter().collect(),
             schedule: Schedule::default(),
             interval: Duration::from_millis(1),
+            dropped: 0,
         }
     }
 
@@ -168,6 +188,26 @@ mod tests {
             (0..1000).map(|number| heard(number, if number == 7 { 600_000 } else { 1 }, true));
         let layer = record(answers).layer(LayerName::Syn, &WINDOW, Duration::from_millis(500));
         assert_eq!((layer.lost, layer.fates["too late"], layer.fates["silence"]), (1, 1, 1));
+    }
+
+    #[test]
+    fn questions_that_were_held_up_have_an_answer_each() {
+        let answer = |at| {
+            let node = Some(MacAddr([2, 0, 0, 0, 0, 1]));
+            Heard {
+                at: Monotonic(at),
+                answer: Answer { number: None, good: true, what: "answer", node },
+            }
+        };
+        // Questions 10 to 14 are sent at once, and answered at once; 500 is answered twice.
+        let held_up = |number: u64| if (10..14).contains(&number) { 14 * MS } else { number * MS };
+        let answers = (0..1000).map(|number| answer(held_up(number) + 100_000));
+        let mut record = record(answers.chain([answer(500 * MS + 100_001)]));
+        for (sent, number) in record.sent.iter_mut().zip(0..) {
+            sent.at = Monotonic(held_up(number) + number);
+        }
+        let layer = record.layer(LayerName::Arp, &WINDOW, Duration::from_secs(1));
+        assert_eq!((layer.lost, layer.duplicated), (0, 1));
     }
 
     #[test]

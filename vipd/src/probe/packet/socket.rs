@@ -158,6 +158,25 @@ impl PacketSocket {
         }
     }
 
+    /// How many packets arrived that there was no room for.
+    pub fn dropped(&self) -> io::Result<u64> {
+        /// As in linux/sock_diag.h: nine numbers, the drops last.
+        const DROPS: usize = 8;
+        let mut numbers = [0_u32; DROPS + 1];
+        let mut length = size_of_val(&numbers) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes of numbers there.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                numbers.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        if result == 0 { Ok(numbers[DROPS].into()) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// The next packet; `None` if there is none.
     pub fn receive<'a>(&self, buffer: &'a mut Buffer) -> io::Result<Option<Received<'a>>> {
         let Some((length, at, _)) = self.message(buffer, MsgFlags::empty())? else {

@@ -69,13 +69,23 @@ pub struct VolleyRecord {
     pub schedule: Schedule,
     /// Between two packets.
     pub interval: Duration,
+    /// Packets that arrived and that this host had no room for: answers, most likely.
+    pub dropped: u64,
 }
 
 /// A layer that is being probed.
 pub struct Volley {
-    sender: JoinHandle<Result<(Vec<Sent>, Schedule)>>,
-    receiver: JoinHandle<Result<(Vec<Heard>, Vec<(u64, Monotonic)>)>>,
+    sender: JoinHandle<(Vec<Sent>, Option<Lateness>)>,
+    receiver: JoinHandle<Result<Listened>>,
     interval: Duration,
+}
+
+/// What the receiver found.
+struct Listened {
+    heard: Vec<Heard>,
+    /// When the kernel sent which packet.
+    stamps: Vec<(u64, Monotonic)>,
+    dropped: u64,
 }
 
 /// Packets that a run may have in one layer: some 200 MB.
@@ -106,8 +116,8 @@ impl Volley {
         };
         let (end, live) = (Arc::clone(end), Arc::clone(live));
         let sender = spawn("send", move || match pace {
-            Some(pace) => Ok(send(&socket, &*kind, pace, &end, &live)),
-            None => Ok((vec![], Schedule::default())),
+            Some(pace) => send(&socket, &*kind, pace, &end, &live),
+            None => (vec![], None),
         })?;
         Ok(Self { sender, receiver, interval: pace.map_or(Duration::ZERO, |it| it.interval()) })
     }
@@ -115,15 +125,29 @@ impl Volley {
     /// What came of it, once it is over. Blocks for so long.
     pub fn join(self) -> Result<VolleyRecord> {
         let died = |_| anyhow!("a thread of the probe panicked");
-        let (mut sent, schedule) = self.sender.join().map_err(died)??;
-        let (heard, stamps) = self.receiver.join().map_err(died)??;
-        for (number, at) in stamps {
+        let (sent, lateness) = self.sender.join().map_err(died)?;
+        let listened = self.receiver.join().map_err(died)??;
+        Ok(VolleyRecord::of(sent, lateness, listened, self.interval))
+    }
+}
+
+impl VolleyRecord {
+    fn of(
+        mut sent: Vec<Sent>,
+        lateness: Option<Lateness>,
+        listened: Listened,
+        interval: Duration,
+    ) -> Self {
+        for (number, at) in listened.stamps {
             let place = usize::try_from(number).unwrap_or(usize::MAX);
             if let Some(sent) = sent.get_mut(place) {
                 sent.at = at;
             }
         }
-        Ok(VolleyRecord { sent, heard, schedule, interval: self.interval })
+        // By the kernel's time: between the look at the clock and the sending others may have run.
+        let late = sent.iter().map(|it| it.at.since(it.due));
+        let schedule = lateness.map(|it| it.schedule(late)).unwrap_or_default();
+        Self { sent, heard: listened.heard, schedule, interval, dropped: listened.dropped }
     }
 }
 
@@ -141,7 +165,7 @@ fn send(
     pace: Pace,
     end: &End,
     live: &Live,
-) -> (Vec<Sent>, Schedule) {
+) -> (Vec<Sent>, Option<Lateness>) {
     be_punctual();
     let mut sent = Vec::new();
     let mut lateness = Lateness::new(pace);
@@ -163,7 +187,7 @@ fn send(
             live.bad();
         }
     }
-    (sent, lateness.schedule())
+    (sent, Some(lateness))
 }
 
 fn receive(
@@ -172,7 +196,8 @@ fn receive(
     end: &End,
     timeout: Duration,
     live: &Live,
-) -> Result<(Vec<Heard>, Vec<(u64, Monotonic)>)> {
+) -> Result<Listened> {
+    be_punctual();
     let mut buffer = Buffer::new();
     let (mut heard, mut stamps) = (Vec::new(), Vec::new());
     while Monotonic::now() < end.at() + timeout {
@@ -209,7 +234,7 @@ fn receive(
             }
         }
     }
-    Ok((heard, stamps))
+    Ok(Listened { heard, stamps, dropped: socket.dropped()? })
 }
 
 /// An interface that is down for a moment is a part of what is measured.
@@ -222,4 +247,32 @@ fn tolerate<T>(result: io::Result<Option<T>>) -> io::Result<Option<T>> {
 
 fn tail(bytes: &[u8], length: usize) -> &[u8] {
     &bytes[bytes.len().saturating_sub(length)..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn a_packet_is_as_late_as_the_kernel_sent_it() {
+        let pace = Pace::new(Monotonic(0), 1000);
+        let sent = |number: u64| {
+            let due = Monotonic(number * MS);
+            Sent { due, at: due + Duration::from_micros(1), refused: None }
+        };
+        // The sender looked at the clock, and then another thread ran for 7 ms.
+        let stamps = vec![(0, Monotonic(2000)), (1, Monotonic(8 * MS)), (9, Monotonic(9 * MS))];
+        let listened = Listened { heard: vec![], stamps, dropped: 0 };
+        let sent = (0..3).map(sent).collect();
+        let record = VolleyRecord::of(sent, Some(Lateness::new(pace)), listened, pace.interval());
+        assert_eq!((record.schedule.sent, record.schedule.late_max_ns), (3, 7 * MS));
+        let at: Vec<_> = record.sent.iter().map(|it| it.at.0).collect();
+        assert_eq!(
+            at,
+            [2000, 8 * MS, 2 * MS + 1000],
+            "what has no stamp was sent when it was sent"
+        );
+    }
 }

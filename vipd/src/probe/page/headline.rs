@@ -127,7 +127,7 @@ fn harm(report: &Report) -> Markup {
         @if let Some(both) = both {
             (tile("two owners", &if both == 0 { "none".into() } else { numbers::ms(both) },
                 if both == 0 { "" } else { " ms" }, both > 0,
-                if both == 0 { "never answered both" } else { "both answered, at most" }))
+                if both == 0 { "one host at a time" } else { "both answered, in the worst run" }))
         }
     }
 }

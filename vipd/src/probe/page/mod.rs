@@ -81,3 +81,6 @@ fn in_short(run: &Run) -> String {
     }
     parts.join(" · ")
 }
+
+#[cfg(test)]
+mod tests;

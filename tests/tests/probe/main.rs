@@ -1,0 +1,11 @@
+//! `vipd probe` against known truths, in namespaces: gaps that the kernel makes, hosts that answer at
+//! once, counts that somebody else has counted too. See `vipd_tests::truth`.
+
+mod announcement;
+mod counts;
+mod dropped;
+mod gap;
+mod judge;
+mod owners;
+mod rate;
+mod refused;

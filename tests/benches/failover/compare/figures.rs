@@ -42,7 +42,8 @@ pub const FIGURES: [Figure; 8] = [
     },
     Figure {
         name: "SYN blackout",
-        meaning: "the longest time in which no SYN was answered with SYN-ACK",
+        meaning: "the longest time in which no SYN was answered with SYN-ACK; a proxy, and the host \
+                  of a frozen Redis, answer them whatever comes of the connection",
         is_time: true,
         is_plotted: true,
         of: |run| run.syn_blackout_ms,

@@ -8,7 +8,7 @@ pub fn table(outcomes: &[Outcome]) -> String {
     let mut rows = vec![header()];
     rows.extend(outcomes.iter().map(row));
     let widths: Vec<usize> = (0..rows[0].len())
-        .map(|column| rows.iter().map(|row| width(&row[column])).max().unwrap_or(0))
+        .map(|column| rows.iter().map(|row| width(&row[column])).fold(NARROWEST, usize::max))
         .collect();
     let mut lines: Vec<String> = rows.iter().map(|row| line(row, &widths)).collect();
     lines.insert(1, rule(&widths));
@@ -54,6 +54,9 @@ pub fn failures(outcomes: &[Outcome]) -> Vec<String> {
 
 /// Columns of text, which are at the left; the others are at the right.
 pub const TEXTS: usize = 2;
+
+/// Of a column: Markdown wants three characters in the rule below the header.
+const NARROWEST: usize = 3;
 
 fn line(row: &[String], widths: &[usize]) -> String {
     let padded = row.iter().zip(widths).enumerate().map(|(column, (text, &width))| {

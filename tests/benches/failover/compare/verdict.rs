@@ -55,21 +55,21 @@ impl<'a> Standing<'a> {
         format!("{} {shown}", outcome.cell.way.name())
     }
 
-    /// Whether the difference of the medians may be chance: each is in the other's range.
+    /// Whether the difference of the medians may be chance.
     fn overlaps(&self, other: &Self) -> bool {
         self.spread.max >= other.spread.min && other.spread.max >= self.spread.min
     }
 }
 
-/// Each vipd that the best of the others beats, with that.
-fn beaten<'a>(standings: &'a [Standing<'a>]) -> impl Iterator<Item = String> + 'a {
+/// Those vipds that the best of the others beats, and that one.
+fn beaten(standings: &[Standing<'_>]) -> Option<String> {
     let others = standings.iter().filter(|it| !it.is_vipd());
-    let best = others.reduce(|best, it| if it.is_better_than(best) { it } else { best });
-    let vipds = standings.iter().filter(|it| it.is_vipd());
-    best.into_iter().flat_map(move |best| {
-        vipds.clone().filter(|vipd| best.is_better_than(vipd)).map(|vipd| {
-            let overlap = if best.overlaps(vipd) { " (their ranges overlap)" } else { "" };
-            format!("{}; {}{overlap}", vipd.words(), best.words())
-        })
-    })
+    let best = others.reduce(|best, it| if it.is_better_than(best) { it } else { best })?;
+    let beaten = standings.iter().filter(|it| it.is_vipd() && best.is_better_than(it));
+    let told = beaten.map(|vipd| {
+        let overlap = if best.overlaps(vipd) { " (ranges overlap)" } else { "" };
+        format!("{}{overlap}", vipd.words())
+    });
+    let told: Vec<String> = told.collect();
+    (!told.is_empty()).then(|| format!("{}, but {}", told.join(", "), best.words()))
 }

@@ -7,11 +7,12 @@ mod compare;
 mod machine;
 mod scenario;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
+use vipd::probe::output::Output;
 
 use scenario::Scenario;
 
@@ -47,10 +48,26 @@ struct Common {
 }
 
 impl Common {
+    /// `--json`, which must be writable before anything is measured.
+    fn json(&self) -> Result<Option<Output>> {
+        self.json.as_deref().map(output).transpose()
+    }
+
     /// Those that were asked for.
     fn scenarios<'a>(&'a self, usual: &'a [Scenario]) -> &'a [Scenario] {
         if self.scenarios.is_empty() { usual } else { &self.scenarios }
     }
+}
+
+/// A file that is written at the end.
+fn output(path: &Path) -> Result<Output> {
+    Output::prepare(&called_with(path))
+}
+
+/// A path as the caller of `cargo xtask` means it: cargo runs benchmarks in another directory.
+fn called_with(path: &Path) -> PathBuf {
+    let directory = std::env::var_os("VIPD_BENCH_CALLED_IN").unwrap_or_default();
+    Path::new(&directory).join(path)
 }
 
 fn main() -> Result<ExitCode> {

@@ -87,9 +87,12 @@ impl Bench {
     }
 
     fn command(self, options: &[String]) -> Command {
+        // Cargo runs it elsewhere; the files that it is told to write are of here.
+        let here = std::env::current_dir().unwrap_or_else(|_| workspace::root().to_owned());
         let mut cargo = workspace::cargo();
         cargo.args(["bench", "--quiet", "--locked", "--package", "vipd-tests"]);
         cargo.args(["--bench", self.name(), "--"]).args(options);
+        cargo.env("VIPD_BENCH_CALLED_IN", here);
         cargo
     }
 

@@ -7,7 +7,6 @@ mod proofs;
 mod run;
 mod table;
 
-use std::fs;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -63,6 +62,7 @@ doesn't have; asynchronous replication loses some whenever a master dies.
 /// Measures, prints, and judges.
 pub fn run(flags: &Flags, common: &Common) -> Result<ExitCode> {
     let cells = cells(flags, common)?;
+    let json = common.json()?;
     println!("{}\n", machine::introduction()?);
     let begun = Instant::now();
     let mut outcomes: Vec<Outcome> = Vec::new();
@@ -76,9 +76,8 @@ pub fn run(flags: &Flags, common: &Common) -> Result<ExitCode> {
     println!("{} failovers in {} s\n", total(&outcomes), begun.elapsed().as_secs());
     let proofs = proofs::judge(&outcomes);
     table::print_proofs(&proofs);
-    if let Some(file) = &common.json {
-        let text = format!("{:#}\n", json::document(&outcomes, &proofs));
-        fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    if let Some(file) = json {
+        file.write(&format!("{:#}\n", json::document(&outcomes, &proofs)))?;
     }
     let missed = proofs.iter().any(|proof| !proof.holds);
     Ok(if missed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

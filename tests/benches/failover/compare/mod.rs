@@ -13,12 +13,11 @@ mod verdict;
 mod versions;
 mod way;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::ValueEnum as _;
 
 use cell::{Cell, Outcome};
@@ -55,6 +54,9 @@ const USUAL_RUNS: usize = 10;
 pub fn run(flags: &Flags, common: &Common) -> Result<ExitCode> {
     let cells = cells(flags, common);
     ensure!(!cells.is_empty(), "no failover is asked for");
+    let html = flags.html.as_deref().map(crate::output).transpose()?;
+    let json = common.json()?;
+    let documents = flags.documents.as_deref().map(crate::called_with);
     let versions = versions::all(&cells)?;
     for line in &versions {
         println!("- {line}");
@@ -63,7 +65,7 @@ pub fn run(flags: &Flags, common: &Common) -> Result<ExitCode> {
     let mut outcomes: Vec<Outcome> = Vec::new();
     for (number, cell) in cells.iter().enumerate() {
         eprintln!("{}/{} {cell}: {} failovers", number + 1, cells.len(), cell.runs);
-        outcomes.push(cell.measure(flags.documents.as_deref()));
+        outcomes.push(cell.measure(documents.as_deref()));
     }
     println!("\n{}\n\n{}\n", table::table(&outcomes), figures::explanation());
     let schedules = versions::schedules(&outcomes);
@@ -76,12 +78,12 @@ pub fn run(flags: &Flags, common: &Common) -> Result<ExitCode> {
     if !failures.is_empty() {
         print_list("What failed", "nothing", &failures);
     }
-    if let Some(file) = &flags.html {
-        write(file, &page::page(&versions, &outcomes, &not_the_best, &schedules))?;
+    if let Some(file) = html {
+        file.write(&page::page(&versions, &outcomes, &not_the_best, &schedules))?;
     }
-    if let Some(file) = &common.json {
+    if let Some(file) = json {
         let document = json::document(&versions, &outcomes, &not_the_best);
-        write(file, &format!("{document:#}\n"))?;
+        file.write(&format!("{document:#}\n"))?;
     }
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -106,8 +108,4 @@ fn print_list(title: &str, none: &str, lines: &[String]) {
     for line in lines {
         println!("- {line}");
     }
-}
-
-fn write(file: &Path, text: &str) -> Result<()> {
-    fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
 }

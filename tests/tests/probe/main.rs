@@ -9,3 +9,4 @@ mod judge;
 mod owners;
 mod rate;
 mod refused;
+mod slow;

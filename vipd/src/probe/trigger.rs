@@ -23,7 +23,8 @@ const NUMBER: &str = "VIPD_PROBE_RUN";
 /// What is kept of what a command says.
 const SAID: usize = 2000;
 
-/// Runs `command` by sh. After `limit` it is killed, with everything that it started.
+/// Runs `command` by sh. After `limit` it is killed, with everything that it started; and so it is if
+/// nobody waits for it any more.
 pub async fn run(command: &str, number: u32, limit: Duration) -> Ended {
     let failed = |how: String| Ended { succeeded: false, how };
     let mut sh = Command::new("sh");
@@ -35,7 +36,8 @@ pub async fn run(command: &str, number: u32, limit: Duration) -> Ended {
         Ok(child) => child,
         Err(error) => return failed(format!("sh can't be started: {error}")),
     };
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+    // Dropped before the child, as long as its number is its own.
+    let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
     let mut said = child.stderr.take();
     let both = async {
         // What it leaves running in the background may keep its standard error.
@@ -58,6 +60,8 @@ pub async fn run(command: &str, number: u32, limit: Duration) -> Ended {
                 all = &mut listening, if tail.is_none() => tail = Some(all),
             }
         };
+        // What it leaves in the background is to stay.
+        group.0 = None;
         let tail = match tail {
             Some(tail) => tail,
             None => timeout(Duration::from_millis(100), listening).await.unwrap_or_default(),
@@ -65,10 +69,6 @@ pub async fn run(command: &str, number: u32, limit: Duration) -> Ended {
         (status, tail)
     };
     let Ok((status, tail)) = timeout(limit, both).await else {
-        if let Some(group) = group {
-            // It may have ended just now.
-            let _ = killpg(group, Signal::SIGKILL);
-        }
         return failed(format!("killed, since it had not ended after {limit:?}"));
     };
     match status {
@@ -81,6 +81,18 @@ pub async fn run(command: &str, number: u32, limit: Duration) -> Ended {
             failed(if tail.is_empty() { status.to_string() } else { format!("{status}: {tail}") })
         }
         Err(error) => failed(error.to_string()),
+    }
+}
+
+/// The processes of a command that has not ended; dropping this kills them.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // It may have ended just now.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
     }
 }
 

@@ -229,7 +229,7 @@ impl Daemon {
 }
 
 /// The vipd beside this program, or the one that `VIPD_BIN` names.
-pub(crate) fn binary() -> Result<PathBuf> {
+pub fn binary() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("VIPD_BIN") {
         return Ok(named.into());
     }

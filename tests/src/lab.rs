@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
@@ -14,10 +14,10 @@ use crate::daemon::{Daemon, Mode, Settings};
 use crate::host::Host;
 use crate::network::{NODES, Network};
 use crate::options::{Mover, Options};
+use crate::peers::Peer;
 use crate::process::tail;
 use crate::reaper::{self, AGENTS, Reaper};
 use crate::redis_node::{RedisNode, Role};
-use crate::script_recipe::ScriptRecipe;
 use crate::sentinel::{QUORUM, Sentinel, Watch};
 use crate::wait::{PATIENCE, wait_for, wait_until};
 use crate::writer::{Habit, Writer};
@@ -39,7 +39,7 @@ pub struct Lab {
     /// Where the recorders of ARP are.
     pub observer: Host,
     director: Option<Host>,
-    recipe: Option<ScriptRecipe>,
+    peer: Option<Peer>,
     options: Options,
     name: String,
     _pass: PassPrograms,
@@ -55,17 +55,15 @@ impl Lab {
         reaper::sweep()?;
         raise_open_files_limit()?;
         let name = unique_name();
-        let run_directory = std::env::temp_dir().join(&name);
+        let run_directory = run_directory(&name);
         let pin_directory = Path::new("/sys/fs/bpf").join(&name);
         let reaper = Reaper::watch(&name, &run_directory, &pin_directory)?;
         fs::create_dir_all(&run_directory)
             .with_context(|| format!("cannot make {}", run_directory.display()))?;
 
         let network = Network::build(&name, &options)?;
-        let recipe = match options.mover {
-            Mover::Vipd => None,
-            Mover::Script => Some(ScriptRecipe::prepare(&network.redis, &run_directory)?),
-        };
+        let service = (options.family.vips()[0], service_port(options.mode)).into();
+        let peer = Peer::prepare(options.mover, &network, service, &run_directory)?;
         let nodes = start_nodes(&network.redis, &run_directory, &options)?;
         let watch = Watch {
             master: nodes[0].address(),
@@ -73,12 +71,11 @@ impl Lab {
             failover_timeout: options.failover_timeout,
             password: options.password.clone(),
         };
-        let sentinels =
-            start_sentinels(&network.sentinels, &run_directory, &watch, recipe.as_ref())?;
+        let sentinels = start_sentinels(&network.sentinels, &run_directory, &watch, peer.as_ref())?;
         let plan = Plan { network: &network, options: &options, sentinels: &sentinels };
         let daemons = match options.mover {
             Mover::Vipd => plan.daemons(&run_directory, &pin_directory)?,
-            Mover::Script => vec![],
+            _ => vec![],
         };
         let agents = if options.agents {
             // The director's pins are in the other directory itself.
@@ -95,7 +92,7 @@ impl Lab {
             client: network.client,
             observer: network.observer,
             director: network.director,
-            recipe,
+            peer,
             options,
             name,
             _pass: network.pass,
@@ -137,6 +134,11 @@ impl Lab {
         &self.name
     }
 
+    /// Where its files are; it goes with the lab.
+    pub fn directory(&self) -> PathBuf {
+        run_directory(&self.name)
+    }
+
     /// What kind of lab it is.
     pub fn options(&self) -> &Options {
         &self.options
@@ -153,25 +155,24 @@ impl Lab {
         self.options.family.vips().into_iter().map(|vip| (vip, port).into()).collect()
     }
 
-    /// Starts every vipd, or puts the VIP where the script recipe wants it at first, and waits
-    /// until the present master is served.
+    /// Starts every vipd, or who else moves the VIP, and waits until the present master is served.
     pub fn serve(&mut self) -> Result<()> {
         let master = self.master()?;
-        if self.recipe.is_some() {
-            ScriptRecipe::bind_by_hand(self.nodes[master].host())?;
+        if let Some(peer) = &mut self.peer {
+            let sentinels: Vec<_> = self.sentinels.iter().map(Sentinel::address).collect();
+            peer.start(&self.nodes, master, &sentinels)?;
         }
         self.agents.iter_mut().try_for_each(Daemon::start)?;
         self.daemons.iter_mut().try_for_each(Daemon::start)?;
         self.wait_serving(master)
     }
 
-    /// Waits until the VIP leads to node `node`, as whoever moves it says: every vipd that runs,
-    /// or the addresses of the hosts.
+    /// Waits until the VIP leads to node `node`, as whoever moves it says: every vipd that runs, or
+    /// as [`Peer::wait_serving`] finds out.
     pub fn wait_serving(&self, node: usize) -> Result<()> {
         let address = self.nodes[node].address();
-        if self.recipe.is_some() {
-            let host = self.nodes[node].host();
-            return ScriptRecipe::wait_bound(host);
+        if let Some(peer) = &self.peer {
+            return peer.wait_serving(&self.nodes[node], &self.dialer());
         }
         if self.options.mode != Mode::Host {
             return self.daemon().wait_serving(address);
@@ -283,6 +284,7 @@ impl Lab {
             report += &tail(daemon.log(), 60);
             report.push('\n');
         }
+        report += &self.peer.as_ref().map(Peer::report).unwrap_or_default();
         for sentinel in &self.sentinels {
             report += &format!("-- end of {}'s log\n", sentinel.name());
             report += &tail(&sentinel.log(), 15);
@@ -329,6 +331,10 @@ pub(crate) fn unique_name() -> String {
     format!("{}{}x{number}", reaper::PREFIX, std::process::id())
 }
 
+fn run_directory(name: &str) -> PathBuf {
+    std::env::temp_dir().join(name)
+}
+
 fn start_nodes(hosts: &[Host], run_directory: &Path, options: &Options) -> Result<Vec<RedisNode>> {
     let mut nodes: Vec<RedisNode> = Vec::new();
     for (host, number) in hosts.iter().zip(1..) {
@@ -352,11 +358,11 @@ fn start_sentinels(
     hosts: &[Host],
     run_directory: &Path,
     watch: &Watch,
-    recipe: Option<&ScriptRecipe>,
+    peer: Option<&Peer>,
 ) -> Result<Vec<Sentinel>> {
     let start = |(number, host): (usize, &Host)| {
         let name = format!("sentinel{}", number + 1);
-        let script = recipe.map(|recipe| recipe.script(number));
+        let script = peer.and_then(|peer| peer.sentinel_script(number));
         let mut sentinel = Sentinel::prepare(&name, host, run_directory, watch, script)?;
         sentinel.start()?;
         Ok(sentinel)

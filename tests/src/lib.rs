@@ -13,8 +13,8 @@
 //!                                      has two NICs
 //! ```
 //!
-//! In mode `host` there is no director: a vipd runs on each Redis host. Without vipd, the script
-//! recipe moves the VIP between them, see [`script_recipe`].
+//! In mode `host` there is no director: a vipd runs on each Redis host. Without vipd, one of its
+//! [`peers`] moves the VIP.
 //!
 //! Redis and Sentinel are the real ones. Nothing leaves the machine: the namespaces have no route
 //! outside. Everything is removed at the end, however that comes: see [`reaper`].
@@ -22,6 +22,7 @@
 //! Start with [`Lab::up`] and [`Lab::serve`], or with [`scenario::scenario`] in a test.
 
 pub mod address;
+pub mod browser;
 pub mod client;
 pub mod crowd;
 pub mod daemon;
@@ -34,12 +35,12 @@ pub mod network;
 pub mod options;
 pub mod outcome;
 pub mod ownership;
+pub mod peers;
 pub mod process;
 pub mod reaper;
 pub mod recorder;
 pub mod redis_node;
 pub mod scenario;
-pub mod script_recipe;
 pub mod sentinel;
 pub mod status;
 pub mod switchover;

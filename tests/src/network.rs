@@ -20,7 +20,7 @@ pub struct Network {
     pub client: Host,
     /// Where the recorders of ARP are: what they ask and hear is not to reach the clients' caches.
     pub observer: Host,
-    /// Where vipd is, unless it is on the Redis hosts.
+    /// Where whatever moves the VIP is, unless it is on the Redis hosts.
     pub director: Option<Host>,
     /// The Redis hosts.
     pub redis: Vec<Host>,
@@ -70,7 +70,9 @@ impl Network {
             }
         } else {
             let host = plug("director".to_owned(), 50, Segment::Front)?;
-            ports.push(host.port().to_owned());
+            if options.mover == Mover::Vipd {
+                ports.push(host.port().to_owned());
+            }
             if options.nics == Nics::Two {
                 host.plug_second(50, Segment::Back)?;
                 interfaces.push("eth1".to_owned());

@@ -40,9 +40,27 @@ pub struct Options {
 pub enum Mover {
     /// vipd.
     Vipd,
-    /// What people do without it, in the topology of [`Mode::Host`]: see
-    /// [`crate::script_recipe`].
+    /// See [`crate::peers::script`].
     Script,
+    /// See [`crate::peers::keepalived`].
+    Keepalived,
+    /// See [`crate::peers::haproxy`].
+    HaProxy,
+    /// See [`crate::peers::nft_listener`].
+    NftListener,
+    /// There is no VIP: clients ask the Sentinels for the master's own address.
+    Nobody,
+}
+
+impl Mover {
+    /// The mode of vipd whose topology it needs; any will do for vipd itself.
+    fn topology(self) -> Option<Mode> {
+        match self {
+            Self::Vipd => None,
+            Self::Script | Self::Keepalived | Self::Nobody => Some(Mode::Host),
+            Self::HaProxy | Self::NftListener => Some(Mode::Nat),
+        }
+    }
 }
 
 /// How the director is connected.
@@ -88,9 +106,9 @@ impl Options {
         Self { mode, ..Self::default() }
     }
 
-    /// Without vipd: the script recipe moves the VIP between the Redis hosts.
-    pub fn script_recipe() -> Self {
-        Self { mover: Mover::Script, ..Self::mode(Mode::Host) }
+    /// The default lab with another mover of the VIP, in the topology that it needs.
+    pub fn moved_by(mover: Mover) -> Self {
+        Self { mover, ..Self::mode(mover.topology().unwrap_or(Mode::Nat)) }
     }
 
     /// The same with addresses of `family`.
@@ -112,10 +130,14 @@ impl Options {
              the client directly"
         );
         ensure!(!self.agents || self.mode == Mode::Dsr, "only the real servers of dsr have agents");
-        ensure!(
-            self.mover == Mover::Vipd || (self.mode == Mode::Host && self.family == Family::V4),
-            "the script recipe needs the topology of host mode, on IPv4"
-        );
+        if let Some(topology) = self.mover.topology() {
+            ensure!(
+                self.mode == topology && self.nics == Nics::One && self.family == Family::V4,
+                "{:?} needs the topology of mode {}, on one IPv4 network",
+                self.mover,
+                topology.name()
+            );
+        }
         Ok(())
     }
 }

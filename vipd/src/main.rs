@@ -47,7 +47,7 @@ async fn dispatch(command: Command) -> Result<ExitCode> {
         Command::Reload(flags) => reload(&flags).await,
         Command::Switchover(flags) => switch_over(&flags).await,
         Command::Notify(flags) => Ok(notify(&flags).await),
-        Command::Probe(flags) => probe::run(&flags).await,
+        Command::Probe(flags) => probe::run(&flags, print).await,
         Command::Detach(flags) => detach(&flags).await,
     }
 }

@@ -75,7 +75,16 @@ pub const REQUIREMENTS: &[Requirement] = &[
         "the script recipe that vipd is compared with",
         Scope::Lab,
     ),
-    program("haproxy", &["haproxy"], "a proxy to compare with", Scope::Bench),
+    program(
+        "chromium",
+        // Without a font of its own, letters would be boxes.
+        &["chromium", "fonts-dejavu-core"],
+        "looks at the probe's page in tests",
+        Scope::Lab,
+    ),
+    program("keepalived", &["keepalived"], "VRRP, which vipd is compared with", Scope::Lab),
+    program("haproxy", &["haproxy"], "a proxy to compare with", Scope::Lab),
+    program("conntrack", &["conntrack"], "nftables' listener, to compare with", Scope::Lab),
 ];
 
 const fn program(

@@ -14,7 +14,8 @@ use crate::{command, workspace};
 /// Install what is missing: system packages and the BPF toolchain. Safe to repeat.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// Also install what the benchmarks compare with (HAProxy).
+    /// Also install what only the benchmarks need: today nothing, since the tests start what vipd is
+    /// compared with (keepalived, HAProxy, …), too.
     #[arg(long)]
     bench: bool,
 }
@@ -22,7 +23,7 @@ pub struct Arguments {
 /// Tries of `apt-get update` and `apt-get install`, which fail now and then on a busy mirror.
 const APT_TRIES: u32 = 3;
 /// Services that Debian starts with the packages of the same names.
-const SERVICES: [&str; 3] = ["redis-server", "redis-sentinel", "haproxy"];
+const SERVICES: [&str; 4] = ["redis-server", "redis-sentinel", "haproxy", "keepalived"];
 
 /// Installs everything and says what it does.
 pub fn run(arguments: &Arguments) -> Result<()> {

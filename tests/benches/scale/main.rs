@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use vipd::probe::figures::Spread;
 use vipd_tests::namespace::output;
 use vipd_tests::wait::{PATIENCE, wait_until};
 
@@ -128,10 +129,8 @@ fn figures(
     show: impl Fn(f64) -> String,
 ) {
     let [many, one] = rounds.each_ref().map(|rounds| {
-        let mut found: Vec<f64> =
-            rounds.iter().filter_map(&figure).map(|it| it.as_secs_f64() * unit).collect();
-        found.sort_by(f64::total_cmp);
-        found.get(found.len() / 2).map_or_else(|| "not seen".to_owned(), |it| show(*it))
+        let found = rounds.iter().map(|it| figure(it).map(|it| it.as_secs_f64() * unit));
+        Spread::of(found).map_or_else(|| "not seen".to_owned(), |it| show(it.median))
     });
     row(what, &many, &one);
 }

@@ -1,6 +1,7 @@
 //! What was measured, and how it is shown.
 
 use anyhow::Result;
+use vipd::probe::figures::Spread;
 
 use crate::load::{Load, Outcome};
 use crate::ways::{DIRECT, ROUTED, Way};
@@ -45,7 +46,9 @@ impl Samples {
             println!("  {HEADER}");
             for (way, name) in self.ways.iter().enumerate() {
                 let each = |value: fn(Outcome, Outcome) -> f64, other: usize| {
-                    Summary::of(self.of(load).map(|round| value(round[way], round[other])))
+                    let rounds = self.of(load);
+                    Spread::of(rounds.map(|round| Some(value(round[way], round[other]))))
+                        .expect("every load was measured at least once")
                 };
                 let rate = each(|it, _| it.requests_per_second, DIRECT);
                 let of_direct = each(ratio, DIRECT);
@@ -74,23 +77,4 @@ impl Samples {
 
 fn ratio(it: Outcome, other: Outcome) -> f64 {
     it.requests_per_second / other.requests_per_second
-}
-
-struct Summary {
-    min: f64,
-    median: f64,
-    max: f64,
-}
-
-impl Summary {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
-        let mut values: Vec<_> = values.collect();
-        values.sort_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        let median = match values.len() % 2 {
-            1 => values[middle],
-            _ => (values[middle - 1] + values[middle]) / 2.0,
-        };
-        Self { min: values[0], median, max: values[values.len() - 1] }
-    }
 }

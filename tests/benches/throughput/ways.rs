@@ -3,14 +3,14 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use vipd_tests::Mode;
 use vipd_tests::client::{Dialer, run_id};
 use vipd_tests::daemon::Daemon;
 use vipd_tests::host::Host;
-use vipd_tests::process::Process;
+use vipd_tests::peers::haproxy::HaProxy;
+use vipd_tests::peers::nft_listener;
 use vipd_tests::redis_node::REDIS_PORT;
 use vipd_tests::wait::{PATIENCE, wait_until};
 
@@ -18,8 +18,6 @@ use crate::site::{ROUTED_REDIS, Site};
 
 /// The port on the VIPs of those that can translate it.
 const VIP_PORT: u16 = 6379;
-/// Time between two of HAProxy's role checks.
-const CHECK: Duration = Duration::from_millis(100);
 
 /// Number of the way that has no box in between.
 pub const DIRECT: usize = 0;
@@ -42,7 +40,7 @@ pub struct Way {
 enum Program {
     None,
     Vipd(Daemon),
-    Other(Process),
+    HaProxy(HaProxy),
 }
 
 /// Sets every way up and sees that each leads to Redis. See [`DIRECT`] and [`ROUTED`].
@@ -90,7 +88,7 @@ fn vipd(
 /// Forwarding by the kernel and nothing else.
 fn routed(site: &Site) -> Result<Way> {
     let host = site.plug("router", 52)?;
-    forward(&host)?;
+    nft_listener::forward(&host)?;
     site.route_through(&host)?;
     let to = (ROUTED_REDIS, REDIS_PORT).into();
     Ok(Way { name: "routed", to, host: Some(host), program: Program::None })
@@ -99,23 +97,10 @@ fn routed(site: &Site) -> Result<Way> {
 /// What people write for a VIP with nftables on a stick.
 fn nftables(site: &Site) -> Result<Way> {
     let host = site.plug("nft", 53)?;
-    forward(&host)?;
-    let (to, redis) = (vip(252, VIP_PORT), site.redis.address());
+    nft_listener::forward(&host)?;
+    let to = vip(252, VIP_PORT);
     host.namespace.ip_batch(&format!("addr add {}/24 dev eth0\n", to.ip()))?;
-    host.namespace.nft(&format!(
-        "table ip vip {{
-            chain prerouting {{
-                type nat hook prerouting priority dstnat;
-                ip daddr {} tcp dport {} dnat to {redis}
-            }}
-            chain postrouting {{
-                type nat hook postrouting priority srcnat;
-                ct status dnat masquerade
-            }}
-        }}\n",
-        to.ip(),
-        to.port()
-    ))?;
+    nft_listener::translate(&host, to, site.redis.address())?;
     Ok(Way { name: "nftables", to, host: Some(host), program: Program::None })
 }
 
@@ -123,50 +108,16 @@ fn nftables(site: &Site) -> Result<Way> {
 fn haproxy(site: &Site) -> Result<Way> {
     let host = site.plug("haproxy", 54)?;
     let to = vip(253, VIP_PORT);
-    host.namespace.ip_batch(&format!("addr add {}/24 dev eth0\n", to.ip()))?;
-    let config = site.directory.join("haproxy.cfg");
-    let text = format!(
-        "global\n    \
-             maxconn 4096\n\
-         defaults\n    \
-             mode tcp\n    \
-             timeout connect 1s\n    \
-             timeout client 1h\n    \
-             timeout server 1h\n\
-         listen redis\n    \
-             bind {to}\n    \
-             option tcp-check\n    \
-             tcp-check send info\\ replication\\r\\n\n    \
-             tcp-check expect string role:master\n    \
-             server redis1 {} check inter {}ms\n",
-        site.redis.address(),
-        CHECK.as_millis()
-    );
-    fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
-    let mut command = host.namespace.command("haproxy");
-    command.arg("-db").arg("-f").arg(&config);
-    let process = Process::start("haproxy", &mut command, &site.directory.join("haproxy.log"))?;
-    let program = Program::Other(process);
-    Ok(Way { name: "haproxy", to, host: Some(host), program })
-}
-
-/// A box that sends packets back out of the interface they came in by, and says nothing about it.
-fn forward(host: &Host) -> Result<()> {
-    for (key, value) in [
-        ("net/ipv4/ip_forward", "1"),
-        ("net/ipv4/conf/all/send_redirects", "0"),
-        ("net/ipv4/conf/eth0/send_redirects", "0"),
-    ] {
-        host.namespace.sysctl(key, value)?;
-    }
-    Ok(())
+    let mut haproxy = HaProxy::prepare(&host, to, &site.directory)?;
+    haproxy.start(&[site.redis.address()])?;
+    Ok(Way { name: "haproxy", to, host: Some(host), program: Program::HaProxy(haproxy) })
 }
 
 impl Way {
     /// The process through which its bytes go, if they go through one.
     pub fn process(&self) -> Option<u32> {
         match &self.program {
-            Program::Other(process) => Some(process.pid()),
+            Program::HaProxy(haproxy) => haproxy.pid(),
             Program::None | Program::Vipd(_) => None,
         }
     }

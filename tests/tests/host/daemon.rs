@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use vipd::clock::Monotonic;
+use vipd_tests::peers::script::ScriptRecipe;
 use vipd_tests::scenario::{Traffic, verify_after_failover};
-use vipd_tests::script_recipe::ScriptRecipe;
 use vipd_tests::wait::{PATIENCE, wait_until};
 use vipd_tests::witness::{Terms, Witness, witnessed, witnessed_on};
 use vipd_tests::{Lab, Options};

@@ -138,6 +138,9 @@ pub struct WatchFlags {
     #[arg(long, value_name = "NAME", requires = "sentinels")]
     pub master: Option<String>,
     /// ACL user for the Sentinels
+    ///
+    /// Needs `&* +ping +psubscribe +sentinel|masters +sentinel|replicas
+    /// +sentinel|get-master-addr-by-name`, and `+client|setname` if possible.
     #[arg(long, value_name = "USER", requires = "sentinels")]
     pub sentinel_username: Option<String>,
     /// File whose first line is the Sentinels' password

@@ -20,7 +20,7 @@ pub struct Live {
 pub struct Progress {
     /// Probes that were sent, or tried to. `idle`: connections that wait.
     pub sent: u64,
-    /// Good answers.
+    /// Good answers. `idle`: the same connections; each of them was answered once.
     pub good: u64,
     /// Probes that will have none. `idle`: connections that have learned that their node is gone.
     pub bad: u64,

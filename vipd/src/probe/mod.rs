@@ -7,12 +7,15 @@
 //! about the VIP; [`report`] is the document, from which the text and the page are made.
 
 pub mod clients;
+pub mod expect;
 pub mod figures;
 mod layers;
 pub mod live;
 pub mod moment;
+pub mod numbers;
 pub mod output;
 pub mod packet;
+pub mod page;
 mod progress;
 pub mod report;
 pub mod sentinels;
@@ -20,6 +23,7 @@ pub mod session;
 pub mod settings;
 pub mod shots;
 mod summary;
+mod text;
 pub mod trigger;
 pub mod vipd_record;
 pub mod who_has;
@@ -32,6 +36,7 @@ use anyhow::{Context as _, Result, bail};
 use tokio::sync::watch;
 
 use self::clients::{ClientSettings, Target};
+use self::expect::Expectations;
 use self::layers::Packets;
 use self::output::Output;
 use self::packet::Capture;
@@ -49,15 +54,21 @@ const UNEXPECTED: u8 = 3;
 /// Longest time for `--restore`.
 const RESTORE: Duration = Duration::from_secs(600);
 
-/// Does what the flags say, and reports. See [`crate::cli::ProbeFlags`].
+/// Does what the flags say, and reports; `print` writes to standard output. See
+/// [`crate::cli::ProbeFlags`].
 ///
 /// # Errors
 ///
 /// It could not measure; what was measured before has been reported.
-pub async fn run(flags: &ProbeFlags) -> Result<ExitCode> {
+pub async fn run(flags: &ProbeFlags, print: impl Fn(&str) -> Result<()>) -> Result<ExitCode> {
     let mut interrupted = interruption()?;
+    let expectations: Option<Expectations> =
+        flags.expect.as_deref().map(str::parse).transpose().context("--expect")?;
     let outputs = Outputs::prepare(flags)?;
     let (session, notes) = prepare(flags).await?;
+    if let Some(expectations) = &expectations {
+        expectations.validate(&session.layers).context("--expect")?;
+    }
     for note in &notes {
         eprintln!("vipd: {note}");
     }
@@ -81,9 +92,16 @@ pub async fn run(flags: &ProbeFlags) -> Result<ExitCode> {
         outcome?;
         bail!("interrupted before anything was measured");
     }
-    let report = Report::of(&session.target, started, runs);
-    outputs.write(&report)?;
+    let mut report = Report::of(&session.target, started, runs);
+    if let Some(expectations) = &expectations {
+        report.expectations = expectations.judge(&report.runs);
+    }
+    outputs.write(&report, print)?;
     outcome?;
+    let untriggered = report.runs.iter().any(|run| run.trigger.is_none());
+    if expectations.is_some() && flags.cause.trigger.is_some() && untriggered {
+        bail!("interrupted before the trigger, so that nothing can be said of --expect");
+    }
     let missed = report.expectations.iter().any(|it| !it.holds);
     Ok(if missed { ExitCode::from(UNEXPECTED) } else { ExitCode::SUCCESS })
 }
@@ -137,7 +155,7 @@ async fn prepare(flags: &ProbeFlags) -> Result<(Session, Vec<String>)> {
     let to = match &flags.target {
         Some(TargetFlag(endpoint)) => {
             let address = Resolver::default().resolve(&endpoint.host, endpoint.port).await;
-            Some(address.with_context(|| format!("{}", endpoint.host))?)
+            Some(address.with_context(|| endpoint.host.clone())?)
         }
         None => None,
     };
@@ -237,10 +255,11 @@ impl Outputs {
         })
     }
 
-    fn write(self, report: &Report) -> Result<()> {
+    fn write(self, report: &Report, print: impl Fn(&str) -> Result<()>) -> Result<()> {
         let json = format!("{}\n", serde_json::to_string_pretty(report)?);
-        if self.json_on_stdout {
-            print!("{json}");
+        print(&if self.json_on_stdout { json.clone() } else { report.to_string() })?;
+        if let Some(output) = self.html {
+            output.write(&page::page(report))?;
         }
         if let Some(output) = self.json {
             output.write(&json)?;

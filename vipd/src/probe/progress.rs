@@ -17,6 +17,9 @@ pub struct Progress {
     shown: Option<(MultiProgress, JoinHandle<()>)>,
 }
 
+/// A line of a layer, or without one the head.
+type Line = (ProgressBar, Option<(LayerName, Arc<Live>)>);
+
 /// Between two looks.
 const GLANCE: Duration = Duration::from_millis(200);
 /// Longer than a good answer takes to come, or the next one to be asked for.
@@ -32,7 +35,7 @@ impl Progress {
         // The template is constant, and right.
         let style =
             ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar());
-        let mut bars: Vec<(ProgressBar, Option<(LayerName, Arc<Live>)>)> = vec![];
+        let mut bars: Vec<Line> = vec![];
         for layer in std::iter::once(None).chain(lives.iter().cloned().map(Some)) {
             let bar = lines.add(ProgressBar::new_spinner());
             bar.set_style(style.clone());

@@ -1,7 +1,4 @@
 //! The Sentinels of `--sentinel`: which master, who its nodes are, and what they publish.
-//!
-//! **Permissions.** An ACL user there needs `+ping +psubscribe +sentinel|get-master-addr-by-name
-//! +sentinel|masters +sentinel|replicas` and all channels (`&*`); `+client|setname` is useful.
 
 mod marks;
 

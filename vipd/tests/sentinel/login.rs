@@ -11,7 +11,7 @@ use vipd::sentinel::{MasterAnswer, inspect};
 use crate::lab::{self, MASTER, Scratch, Server, dialer, report, tool};
 use crate::{claim_of, config, follow_with, lost};
 
-fn login(username: Option<&str>, password_file: Option<PathBuf>) -> Login {
+pub(crate) fn login(username: Option<&str>, password_file: Option<PathBuf>) -> Login {
     Login { username: username.map(str::to_owned), password_file, tls: None }
 }
 
@@ -103,7 +103,7 @@ async fn an_acl_user_needs_no_more_than_the_documented_permissions() {
 }
 
 /// Certificates for `localhost` and a client, by one authority.
-fn certificates(scratch: &Scratch) {
+pub(crate) fn certificates(scratch: &Scratch) {
     let dir = scratch.path();
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
     tool(

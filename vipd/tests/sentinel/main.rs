@@ -4,6 +4,7 @@ mod lab;
 mod login;
 mod nodes;
 mod orders;
+mod probe;
 mod refresh;
 
 use std::collections::BTreeMap;

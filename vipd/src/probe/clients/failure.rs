@@ -9,6 +9,8 @@ use crate::probe::shots::Fate;
 
 /// Longest first word of an error reply that is taken for its kind; Redis's are shorter.
 const LONGEST_CODE: usize = 24;
+/// Longest error reply that is told, in characters.
+const LONGEST: usize = 200;
 
 /// Why a client did not get what it wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,7 +56,9 @@ impl Failure {
 
     /// An error reply, without its `-`.
     pub(super) fn from_server(line: &str) -> Self {
-        let (code, detail) = line.split_once(' ').unwrap_or((line, ""));
+        // It is shown on a terminal.
+        let line: String = line.chars().filter(|it| !it.is_control()).take(LONGEST).collect();
+        let (code, detail) = line.split_once(' ').unwrap_or((&line, ""));
         Error::from_server(code, detail).into()
     }
 }
@@ -109,6 +113,7 @@ mod tests {
             ("NOREPLICAS Not enough good replicas to write.", "noreplicas"),
             ("ERR unknown command", "err"),
             ("what is this", "error"),
+            ("\u{1b}[2JOOM command not allowed", "error"),
             ("", "error"),
         ] {
             let failure = Failure::from_server(line);

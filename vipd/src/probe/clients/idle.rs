@@ -101,6 +101,7 @@ impl Idle {
         let mut tasks = JoinSet::new();
         for (number, connection) in connections.into_iter().enumerate() {
             live.sent();
+            live.good(Monotonic::now());
             let (waiters, live) = (Arc::clone(&waiters), Arc::clone(&live));
             tasks.spawn(async move {
                 let end = wait(connection).await;

@@ -10,6 +10,8 @@
 mod connection;
 mod descriptors;
 mod failure;
+#[cfg(test)]
+mod fake;
 mod idle;
 mod pace;
 mod resp;
@@ -24,8 +26,6 @@ use anyhow::{Result, ensure};
 pub use self::idle::{Idle, Waited};
 pub use self::target::Target;
 pub use self::writes::{Writers, Written};
-
-use super::report::{Layer, LayerName};
 
 /// What clients there are.
 #[derive(Clone, Debug)]
@@ -79,25 +79,3 @@ fn label(run_id: &str, addresses: &Addresses) -> String {
 
 /// Where nodes listen, `ip:port`, by `run_id`; see [`super::sentinels::Group::nodes`].
 pub type Addresses = BTreeMap<String, String>;
-
-/// A layer of which nothing is known yet.
-fn blank(name: LayerName) -> Layer {
-    Layer {
-        name,
-        schedule: None,
-        fates: BTreeMap::new(),
-        errors: BTreeMap::new(),
-        lost: 0,
-        duplicated: 0,
-        blackout: None,
-        outages: vec![],
-        latency: None,
-        wire: None,
-        fresh: None,
-        lanes: vec![],
-        nodes: vec![],
-        writes: None,
-        waiting: None,
-        owners: None,
-    }
-}

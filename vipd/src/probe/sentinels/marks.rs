@@ -182,7 +182,8 @@ fn readable(channel: &str, payload: &str, master: &str) -> Option<String> {
         }
         _ => String::new(),
     };
-    Some(format!("{channel}{about}").chars().take(LONGEST).collect())
+    let text = format!("{channel}{about}");
+    Some(text.chars().filter(|it| !it.is_control()).take(LONGEST).collect())
 }
 
 fn place(host: &str, port: &str) -> String {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{End, Waiter};
 use crate::probe::clients::failure::Failure;
 use crate::probe::clients::target::Identity;
-use crate::probe::clients::{Addresses, blank, label};
+use crate::probe::clients::{Addresses, label};
 use crate::probe::report::{Ended, Lane, Layer, LayerName, Node, Span, State, Waiting};
 use crate::probe::shots::Window;
 
@@ -36,7 +36,7 @@ impl Waited {
         let hung = self.waiters.iter().filter(|it| self.is_hung(it)).count() as u64;
         let connections = self.waiters.len() as u64;
 
-        let mut layer = blank(LayerName::Idle);
+        let mut layer = Layer::new(LayerName::Idle);
         for it in &ended {
             *layer.fates.entry(it.how.clone()).or_default() += 1;
         }

@@ -161,13 +161,14 @@ mod tests {
 
     #[test]
     fn a_write_that_the_old_master_takes_after_the_new_one_is_late() {
-        let before = good(0, 0, 9, 12, 0);
+        let first = good(0, 0, 1, 2, 0);
+        let under_way = good(0, 1, 9, 12, 0);
         let new = good(1, 0, 8, 10, 1);
-        let after = good(0, 1, 11, 13, 0);
-        let there = back("new", &[&[0, 1], &[0]]);
+        let after = good(0, 2, 11, 13, 0);
+        let there = back("new", &[&[0, 1, 2], &[0]]);
         let late = |records: &[Record]| account(&entries(records), Some(&there), &Plain).late;
-        assert_eq!(late(&[before, new]), 0);
-        assert_eq!(late(&[before, new, after]), 1);
+        assert_eq!(late(&[first, under_way, new]), 0);
+        assert_eq!(late(&[first, under_way, new, after]), 1);
     }
 
     #[test]

@@ -61,6 +61,9 @@ impl Persistent {
                 reply = read(&mut session.reader, &mut session.inbox) => {
                     session.answered(good(reply?)?, &self.journal)?;
                 }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                    return Err(Failure::timeout(Phase::Answer, self.timeout));
+                }
                 due = self.due.recv(), if more => match due {
                     None => more = false,
                     Some(write) if session.under_way.len() >= MAX_IN_FLIGHT => {
@@ -71,10 +74,6 @@ impl Persistent {
                         session.add(write, &self.key, self.timeout);
                     }
                 },
-                // As far as one second from now if nothing is under way, and disabled then.
-                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
-                    return Err(Failure::timeout(Phase::Answer, self.timeout));
-                }
             }
         }
         Ok(())

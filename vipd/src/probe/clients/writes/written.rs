@@ -8,7 +8,7 @@ use super::name_of;
 use super::read_back::ReadBack;
 use crate::clock::Monotonic;
 use crate::probe::clients::failure::Failure;
-use crate::probe::clients::{Addresses, ClientSettings, blank, label};
+use crate::probe::clients::{Addresses, ClientSettings, label};
 use crate::probe::report::{Ended, Layer, LayerName, Schedule, Waiting};
 use crate::probe::shots::{Fate, Shot, Shots, Window};
 
@@ -42,7 +42,7 @@ impl Written {
     /// As the report has it. `addresses` are for the labels.
     pub fn layer(&self, window: &Window, addresses: &Addresses) -> Layer {
         let naming = Naming { written: self, window, addresses };
-        let mut layer = blank(LayerName::Redis);
+        let mut layer = Layer::new(LayerName::Redis);
         let all = self.shots(&naming, |_| true);
         all.describe(window, &mut layer);
         let fresh = self.settings.connections;
@@ -192,5 +192,14 @@ impl Names for Naming<'_> {
 
     fn at(&self, moment: Monotonic) -> u64 {
         self.window.at(moment)
+    }
+}
+
+#[cfg(test)]
+impl Written {
+    /// From when they were due, those that were due from then on.
+    pub(super) fn latencies_from(&self, moment: Monotonic) -> impl Iterator<Item = Duration> {
+        let due = self.entries.records.iter().filter(move |it| it.write.due >= moment);
+        due.filter_map(|it| Some(it.answered?.since(it.write.due)))
     }
 }

@@ -2,9 +2,10 @@
 
 use vipd_tests::Mode;
 
-use crate::cell::{Cell, Outcome, Scenario};
-use crate::figures::{Spread, milliseconds};
-use crate::run::Run;
+use super::cell::{Cell, Outcome};
+use super::run::Run;
+use crate::scenario::Scenario;
+use vipd::probe::figures::{Spread, milliseconds};
 
 /// One promise, for one kind of failover.
 pub struct Proof {

@@ -1,15 +1,46 @@
-//! The peer: the script recipe fails over in this lab as it does elsewhere. It is measured, and not
-//! held to what vipd promises.
+//! The peers: each fails over in this lab as it does elsewhere. They are measured, and not held to
+//! what vipd promises.
 
 use anyhow::{Context, ensure};
-use vipd_tests::Options;
-use vipd_tests::scenario::{scenario, verify};
+use vipd_tests::ledger::blackout;
+use vipd_tests::scenario::{Traffic, scenario, verify};
 use vipd_tests::wait::{PATIENCE, wait_until};
 use vipd_tests::witness::Witness;
+use vipd_tests::{Mover, Options};
+
+#[test]
+fn keepalived_moves_the_vip_to_the_new_master() {
+    moves_the_vip_to_the_new_master(Mover::Keepalived);
+}
+
+#[test]
+fn haproxy_leads_to_the_new_master() {
+    moves_the_vip_to_the_new_master(Mover::HaProxy);
+}
+
+#[test]
+fn a_listener_with_nftables_leads_to_the_new_master() {
+    moves_the_vip_to_the_new_master(Mover::NftListener);
+}
+
+fn moves_the_vip_to_the_new_master(mover: Mover) {
+    scenario(Options::moved_by(mover), |lab| {
+        let old = lab.master()?;
+        let traffic = Traffic::start(lab, old)?;
+        lab.nodes[old].kill()?;
+        let new = lab.wait_failed_over(old)?;
+        traffic.wait_served_by(&lab.nodes[new])?;
+        let ledgers = traffic.stop();
+        verify(lab, &ledgers, new)?;
+        let blackout = blackout(&ledgers, lab.nodes[new].run_id());
+        println!("{mover:?}: blackout {:?}", blackout.context("no blackout")?);
+        Ok(())
+    });
+}
 
 #[test]
 fn the_script_recipe_moves_the_vip() {
-    scenario(Options::script_recipe(), |lab| {
+    scenario(Options::moved_by(Mover::Script), |lab| {
         let witness = Witness::start(lab)?;
         let old = lab.master()?;
         lab.nodes[old].shut_down()?;

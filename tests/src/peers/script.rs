@@ -4,16 +4,14 @@
 //! The first master gets the VIP by hand. `arping` has another syntax in other packages: this is
 //! iputils'.
 
-use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use super::write_script;
 use crate::address::Family;
 use crate::host::Host;
-use crate::wait::{PATIENCE, wait_until};
 
 /// The scripts, one for each host.
 #[derive(Debug)]
@@ -26,9 +24,7 @@ impl ScriptRecipe {
     pub fn prepare(hosts: &[Host], run_directory: &Path) -> Result<Self> {
         let write = |(host, number): (&Host, u32)| {
             let path = run_directory.join(format!("notify{number}.sh"));
-            fs::write(&path, script(host))
-                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            write_script(&path, &script(host))?;
             Ok(path)
         };
         Ok(Self { scripts: hosts.iter().zip(1..).map(write).collect::<Result<_>>()? })
@@ -42,11 +38,6 @@ impl ScriptRecipe {
     /// What the recipe leaves to the administrator: the first master's address.
     pub fn bind_by_hand(host: &Host) -> Result<()> {
         host.namespace.ip_batch(&format!("addr add {}/24 dev eth0\n", vip()))
-    }
-
-    /// Waits until `host` has the VIP.
-    pub fn wait_bound(host: &Host) -> Result<()> {
-        wait_until("the script has bound the VIP", PATIENCE, || host.has_address(vip()))
     }
 }
 

@@ -16,8 +16,8 @@ use vipd_tests::switchover;
 use vipd_tests::wait::{PATIENCE, wait_for, wait_until};
 use vipd_tests::{Habit, Lab, Mode, Writer};
 
-use crate::cell::Cell;
-use crate::figures::milliseconds;
+use super::cell::Cell;
+use vipd::probe::figures::milliseconds;
 
 /// Clients of each kind.
 const CROWD: usize = 200;

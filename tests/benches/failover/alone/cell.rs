@@ -1,31 +1,14 @@
 //! One kind of failover: a lab of its own, in which it happens again and again.
 
 use std::fmt;
-use std::process::Child;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use clap::ValueEnum;
 use vipd_tests::heal;
-use vipd_tests::switchover;
 use vipd_tests::{Lab, Mode, Options};
 
-use crate::run::{self, Run};
-
-/// What happens to the master.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Scenario {
-    /// SIGKILL: its port refuses from then on.
-    Kill,
-    /// Its cable is pulled: nobody says anything.
-    Gone,
-    /// SIGSTOP: its host still accepts connections for it.
-    Stop,
-    /// SENTINEL FAILOVER.
-    Planned,
-    /// `vipd switchover`.
-    Switchover,
-}
+use super::run::{self, Run};
+use crate::scenario::Scenario;
 
 /// A mode, what happens to the master in it, and how often.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +44,11 @@ impl Cell {
         match self.scenario {
             Scenario::Planned | Scenario::Switchover => Duration::from_millis(100),
             Scenario::Kill if self.fast_fail => Duration::from_millis(100),
-            Scenario::Kill | Scenario::Gone | Scenario::Stop => self.down_after(),
+            Scenario::Kill
+            | Scenario::Gone
+            | Scenario::Stop
+            | Scenario::Partition
+            | Scenario::Back => self.down_after(),
         }
     }
 
@@ -109,47 +96,9 @@ impl Cell {
     }
 }
 
-impl Scenario {
-    /// Whether somebody wants it.
-    pub fn is_planned(self) -> bool {
-        matches!(self, Self::Planned | Self::Switchover)
-    }
-
-    /// Makes it happen to node `master`. Returns a command whose end is part of it.
-    pub fn strike(self, lab: &mut Lab, master: usize) -> Result<Option<Child>> {
-        match self {
-            Self::Kill => lab.nodes[master].kill(),
-            Self::Gone => lab.nodes[master].host().link_down(),
-            Self::Stop => lab.nodes[master].freeze(),
-            Self::Planned => lab.sentinels[0].fail_over(),
-            Self::Switchover => {
-                let daemon = if lab.options().mode == Mode::Host { master } else { 0 };
-                return switchover::begin(&lab.daemons[daemon], &[]).map(Some);
-            }
-        }?;
-        Ok(None)
-    }
-
-    /// Undoes it.
-    fn undo(self, lab: &mut Lab, node: usize) -> Result<()> {
-        match self {
-            Self::Kill => lab.nodes[node].start(),
-            Self::Gone => lab.nodes[node].host().link_up(),
-            Self::Stop => lab.nodes[node].thaw(),
-            Self::Planned | Self::Switchover => Ok(()),
-        }
-    }
-}
-
 impl fmt::Display for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scenario = match self.scenario {
-            Scenario::Kill => "SIGKILL",
-            Scenario::Gone => "host gone",
-            Scenario::Stop => "SIGSTOP",
-            Scenario::Planned => "SENTINEL FAILOVER",
-            Scenario::Switchover => "vipd switchover",
-        };
+        let scenario = self.scenario.what();
         let fast_fail = if self.fast_fail { "on" } else { "off" };
         let down_after = self.down_after().as_millis();
         write!(f, "{}, {scenario}, fast fail {fast_fail}, ", self.mode.name())?;

@@ -6,10 +6,10 @@ use vipd::clock::Monotonic;
 use vipd_tests::crowd::Fate;
 use vipd_tests::status::Timeline;
 
-use crate::cell::Outcome;
-use crate::figures::{Spread, milliseconds};
-use crate::proofs::Proof;
-use crate::run::Run;
+use super::cell::Outcome;
+use super::proofs::Proof;
+use super::run::Run;
+use vipd::probe::figures::{Spread, milliseconds};
 
 /// Prints the figures of one kind of failover, and the timeline beside.
 pub fn print(outcome: &Outcome) {

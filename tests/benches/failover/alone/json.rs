@@ -4,11 +4,11 @@ use serde_json::{Map, Value, json};
 use vipd::clock::Monotonic;
 use vipd_tests::crowd::Fate;
 
-use crate::cell::Outcome;
-use crate::figures::Spread;
-use crate::proofs::Proof;
-use crate::run::Run;
-use crate::table::figures;
+use super::cell::Outcome;
+use super::proofs::Proof;
+use super::run::Run;
+use super::table::figures;
+use vipd::probe::figures::Spread;
 
 /// Everything.
 pub fn document(outcomes: &[Outcome], proofs: &[Proof]) -> Value {
@@ -43,7 +43,7 @@ fn cell(outcome: &Outcome) -> Value {
     });
     json!({
         "mode": cell.mode.name(),
-        "scenario": format!("{:?}", cell.scenario).to_lowercase(),
+        "scenario": cell.scenario.name(),
         "fast_fail": cell.fast_fail,
         "down_after_ms": cell.down_after().as_millis() as u64,
         "milliseconds": Value::Object(Map::from_iter(figures)),

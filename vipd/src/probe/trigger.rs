@@ -62,14 +62,14 @@ pub async fn run(
         () = sleep(limit) => format!("had not ended after {limit:?}"),
         () = stop => "the run was interrupted".to_owned(),
     };
+    let mut is_over = false;
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         if let Some(group) = group {
             // It may have ended just now.
             let _ = killpg(group, signal);
         }
-        if timeout(GRACE, &mut whole).await.is_ok() {
-            break;
-        }
+        // Those that it started may take longer, or not listen: all of them get both.
+        is_over = is_over || timeout(GRACE, &mut whole).await.is_ok();
     }
     failed(format!("ended from outside: {why}"))
 }

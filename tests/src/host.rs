@@ -118,10 +118,16 @@ impl Host {
     /// From now on drops whatever comes from or goes to any other host than `friends`. Its link
     /// works on, and so does what XDP answers.
     pub fn cut_off_except(&self, friends: &[&Host]) -> Result<()> {
-        let addresses = || friends.iter().flat_map(|host| host.addresses());
+        let friends: Vec<_> = friends.iter().flat_map(|host| host.addresses()).collect();
+        self.cut_off_except_addresses(&friends)
+    }
+
+    /// The same by addresses, which may be such as NAT puts in.
+    pub fn cut_off_except_addresses(&self, friends: &[IpAddr]) -> Result<()> {
+        let addresses = || friends.iter();
         let rules = |direction, interface, address| {
             let of = |it: IpAddr| if it.is_ipv4() { "ip" } else { "ip6" };
-            let accept = addresses().map(|it| format!("{} {address} {it} accept\n", of(it)));
+            let accept = addresses().map(|&it| format!("{} {address} {it} accept\n", of(it)));
             format!(
                 "chain {direction} {{
                     type filter hook {direction} priority 0; policy drop;
@@ -139,7 +145,7 @@ impl Host {
         ))
     }
 
-    /// Ends [`Self::cut_off_except`].
+    /// Ends [`Self::cut_off_except_addresses`].
     pub fn rejoin(&self) -> Result<()> {
         self.namespace.nft("delete table inet cut\n")
     }

@@ -1,5 +1,6 @@
 //! What happens to a master.
 
+use std::net::{IpAddr, SocketAddr};
 use std::process::Child;
 
 use anyhow::Result;
@@ -72,7 +73,7 @@ impl Scenario {
             Self::Gone => lab.nodes[master].host().link_down(),
             Self::Stop => lab.nodes[master].freeze(),
             Self::Planned => lab.sentinels[0].fail_over(),
-            Self::Partition => lab.nodes[master].host().cut_off_except(&clients(lab)),
+            Self::Partition => lab.nodes[master].host().cut_off_except_addresses(&clients(lab)),
             Self::Switchover => {
                 let daemon = if lab.options().mode == Mode::Host { master } else { 0 };
                 return switchover::begin(&lab.daemons[daemon], &[]).map(Some);
@@ -93,9 +94,10 @@ impl Scenario {
     }
 }
 
-/// From where the master of a partition is still seen: the client's side, with the director that
-/// the clients' traffic comes through.
-fn clients(lab: &Lab) -> Vec<&Host> {
+/// From where the master of a partition is still seen: the clients' side. With a director that is
+/// what the clients' traffic comes from, which vipd makes the VIP itself if it can.
+fn clients(lab: &Lab) -> Vec<IpAddr> {
     let director = (lab.options().mode != Mode::Host).then(|| lab.director());
-    [&lab.client, &lab.observer].into_iter().chain(director).collect()
+    let hosts = [&lab.client, &lab.observer].into_iter().chain(director);
+    hosts.flat_map(Host::addresses).chain(lab.services().iter().map(SocketAddr::ip)).collect()
 }

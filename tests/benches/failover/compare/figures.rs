@@ -16,10 +16,20 @@ pub struct Figure {
     pub is_plotted: bool,
     /// `None` where there is no such thing.
     pub of: fn(&Run) -> Option<f64>,
+    /// What it does not say.
+    pub exception: Option<Exception>,
+}
+
+/// What a figure does not say of some runs, which are worse than those that it does.
+pub struct Exception {
+    /// For people.
+    pub what: &'static str,
+    /// Whether a run is one.
+    pub is_one: fn(&Run) -> bool,
 }
 
 /// In the order of the table.
-pub const FIGURES: [Figure; 7] = [
+pub const FIGURES: [Figure; 8] = [
     Figure {
         name: "blackout",
         meaning: "from the last write that the old master acknowledged to the first by the new one, \
@@ -28,6 +38,7 @@ pub const FIGURES: [Figure; 7] = [
         is_time: true,
         is_plotted: true,
         of: |run| Some(run.blackout_ms),
+        exception: Some(Exception { what: "never", is_one: |run| !run.is_served }),
     },
     Figure {
         name: "SYN blackout",
@@ -35,6 +46,7 @@ pub const FIGURES: [Figure; 7] = [
         is_time: true,
         is_plotted: true,
         of: |run| run.syn_blackout_ms,
+        exception: None,
     },
     Figure {
         name: "first write after +switch-master",
@@ -43,6 +55,17 @@ pub const FIGURES: [Figure; 7] = [
         is_time: true,
         is_plotted: true,
         of: |run| run.first_write_after_switch_ms,
+        exception: None,
+    },
+    Figure {
+        name: "last idle client told",
+        meaning: "how long after the fault the last of 30 connections that only wait learned that \
+                  its master is gone; hung in n: in so many runs some never did, and this is counted \
+                  until the end",
+        is_time: true,
+        is_plotted: true,
+        of: |run| run.last_told_ms,
+        exception: Some(Exception { what: "hung", is_one: |run| run.hung_idle > 0 }),
     },
     Figure {
         name: "hung clients",
@@ -50,14 +73,17 @@ pub const FIGURES: [Figure; 7] = [
         is_time: false,
         is_plotted: false,
         of: |run| Some(run.hung as f64),
+        exception: None,
     },
     Figure {
         name: "lost writes",
         meaning: "acknowledged, and not on the new master; asynchronous replication loses some \
-                  whenever a master dies",
+                  whenever a master dies; unknown in n: in so many runs clients were still led to the \
+                  old master at the end",
         is_time: false,
         is_plotted: false,
         of: |run| run.lost.map(|lost| lost as f64),
+        exception: Some(Exception { what: "unknown", is_one: |run| run.lost.is_none() }),
     },
     Figure {
         name: "late writes",
@@ -65,6 +91,7 @@ pub const FIGURES: [Figure; 7] = [
         is_time: false,
         is_plotted: false,
         of: |run| Some(run.late as f64),
+        exception: None,
     },
     Figure {
         name: "two owners",
@@ -72,6 +99,7 @@ pub const FIGURES: [Figure; 7] = [
         is_time: true,
         is_plotted: false,
         of: |run| run.two_owners_ms,
+        exception: None,
     },
 ];
 
@@ -88,6 +116,19 @@ impl Figure {
     /// Where it lies; `None` if no run has it.
     pub fn spread(&self, runs: &[Run]) -> Option<Spread> {
         Spread::of(runs.iter().map(self.of))
+    }
+
+    /// How many runs are exceptions.
+    pub fn exceptions(&self, runs: &[Run]) -> usize {
+        let is_one = |it: &Exception| runs.iter().filter(|run| (it.is_one)(run)).count();
+        self.exception.as_ref().map_or(0, is_one)
+    }
+
+    /// What is to be said of exceptions: `never in 2`.
+    pub fn remark(&self, runs: &[Run]) -> Option<String> {
+        let what = self.exception.as_ref()?.what;
+        let count = self.exceptions(runs);
+        (count > 0).then(|| format!("{what} in {count}"))
     }
 
     /// A value of it, for people.

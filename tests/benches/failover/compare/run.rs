@@ -11,6 +11,7 @@ use serde::Serialize;
 use vipd::probe::figures::{milliseconds, ns_as_ms};
 use vipd::probe::report::{self, LayerName, Source};
 use vipd_tests::Lab;
+use vipd_tests::redis_node::RedisNode;
 use vipd_tests::switchover;
 use vipd_tests::wait::PATIENCE;
 
@@ -41,11 +42,17 @@ pub struct Run {
     pub first_write_after_switch_ms: Option<f64>,
     /// The same after the fault.
     pub first_write_after_fault_ms: Option<f64>,
-    /// Connections that held on to a lost master at the end, and those that there were.
+    /// The last of the connections that only wait learned that its master is gone, after the fault; the
+    /// end of the run for those that hang.
+    pub last_told_ms: Option<f64>,
+    /// Connections that held on to a lost master at the end, those of them that only wait, and all
+    /// that there were.
     pub hung: u64,
+    pub hung_idle: u64,
     pub connections: u64,
     /// Writes that somebody acknowledged, those of them that the new master doesn't have, and those
-    /// that the old one acknowledged after the new one's first.
+    /// that the old one acknowledged after the new one's first. The second is not known if clients are
+    /// still led to the old master at the end.
     pub acknowledged: u64,
     pub lost: Option<u64>,
     pub late: u64,
@@ -108,13 +115,19 @@ pub fn measure(lab: &mut Lab, cell: &Cell, number: usize, keep: Option<&Path>) -
     }
     let new = lab.master()?;
     ensure!(new != old, "the Sentinels have not made another node the master");
-    let run = Run::of(number, &clients, owners.as_ref(), lab.nodes[new].run_id())?;
+    let run = Run::of(number, &clients, owners.as_ref(), &lab.nodes[new])?;
     Ok(Measured { old, new, fault, run })
 }
 
-/// How long the clients are watched after the fault: until what they do about it is over.
+/// How long the clients are watched after the fault: until they have done what they do about it. Where
+/// the old master lives, or lives again, until Sentinel has made a replica of it, which takes it some
+/// 10 s: only then is it known which writes are lost.
 fn watched(scenario: Scenario) -> Duration {
-    Duration::from_secs(if scenario.is_passing() { 8 } else { 7 })
+    Duration::from_secs(match scenario {
+        Scenario::Kill | Scenario::Gone => 7,
+        Scenario::Planned | Scenario::Switchover => 15,
+        Scenario::Stop | Scenario::Partition | Scenario::Back => 18,
+    })
 }
 
 fn keep_documents(from: &Path, to: &Path, name: &str) -> Result<()> {
@@ -131,19 +144,20 @@ fn keep_documents(from: &Path, to: &Path, name: &str) -> Result<()> {
 }
 
 impl Run {
-    /// Reads it from what the probes found; `new` is the `run_id` of the new master.
+    /// Reads it from what the probes found.
     fn of(
         number: usize,
         clients: &report::Run,
         owners: Option<&report::Run>,
-        new: &str,
+        new: &RedisNode,
     ) -> Result<Self> {
         let redis = layer(clients, LayerName::Redis)?;
         let idle = layer(clients, LayerName::Idle)?;
         let writes = redis.writes.as_ref().context("the probe tells nothing of its writes")?;
         let waiting = [redis, idle].map(|layer| layer.waiting.as_ref());
         let sum = |of: fn(&report::Waiting) -> u64| waiting.into_iter().flatten().map(of).sum();
-        let first_write = redis.nodes.iter().find(|node| node.id == new).map(|node| node.first_ns);
+        let first_write =
+            redis.nodes.iter().find(|node| node.id == new.run_id()).map(|node| node.first_ns);
         let fault = clients.zero_ns();
         let switch = clients.marks.iter().filter(|mark| {
             mark.source == Source::Sentinel
@@ -157,6 +171,9 @@ impl Run {
             };
             clients.layer(name).map(length)
         };
+        // Those that were read back from elsewhere may be lost yet.
+        let address = new.address().to_string();
+        let is_final = writes.read_back_from.as_ref().is_some_and(|it| it.starts_with(&address));
         let owned = owners.map(|run| layer(run, LayerName::Arp)).transpose()?;
         let owned = owned.and_then(|layer| layer.owners.as_ref());
         Ok(Self {
@@ -167,10 +184,12 @@ impl Run {
             icmp_blackout_ms: blackout(LayerName::Icmp),
             first_write_after_switch_ms: first_write.zip(switch).map(|(at, zero)| since(zero, at)),
             first_write_after_fault_ms: first_write.map(|at| since(fault, at)),
+            last_told_ms: idle.waiting.as_ref().and_then(|it| last_told(clients, it)),
             hung: sum(|it| it.hung),
+            hung_idle: idle.waiting.as_ref().map_or(0, |it| it.hung),
             connections: sum(|it| it.connections),
             acknowledged: writes.acknowledged,
-            lost: writes.lost,
+            lost: writes.lost.filter(|_| is_final),
             late: writes.late,
             two_owners_ms: owned.map(|it| ns_as_ms(it.both_ns)),
             schedules: clients
@@ -194,6 +213,12 @@ impl Schedule {
             late_p99_ms: ns_as_ms(schedule.late_p99_ns),
         })
     }
+}
+
+fn last_told(run: &report::Run, waiting: &report::Waiting) -> Option<f64> {
+    let last = waiting.ended.iter().map(|it| it.at_ns).max();
+    let last = if waiting.hung > 0 { Some(run.length_ns) } else { last };
+    last.map(|at| since(run.zero_ns(), at))
 }
 
 /// Milliseconds from one moment to the other.

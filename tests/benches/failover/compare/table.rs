@@ -2,7 +2,6 @@
 
 use super::cell::Outcome;
 use super::figures::FIGURES;
-use super::run::Run;
 
 /// A row for each outcome.
 pub fn table(outcomes: &[Outcome]) -> String {
@@ -30,13 +29,10 @@ pub fn row(outcome: &Outcome) -> Vec<String> {
         _ => format!("{} of {}, FAILED", runs.len(), cell.runs),
     };
     let mut row = vec![cell.scenario.name().to_owned(), cell.way.name().to_owned(), count];
-    for (number, figure) in FIGURES.iter().enumerate() {
-        let mut shown = figure.spread(runs).map_or("–".to_owned(), |it| figure.show_spread(&it));
-        let never = never(runs);
-        if number == 0 && never > 0 {
-            shown += &format!(", never in {never}");
-        }
-        row.push(shown);
+    for figure in &FIGURES {
+        let shown = figure.spread(runs).map_or("–".to_owned(), |it| figure.show_spread(&it));
+        let remark = figure.remark(runs).map(|it| format!(", {it}"));
+        row.push(shown + &remark.unwrap_or_default());
     }
     row
 }
@@ -54,11 +50,6 @@ pub fn failures(outcomes: &[Outcome]) -> Vec<String> {
     };
     let told = outcomes.iter().flat_map(told);
     told.map(|(cell, done, why)| format!("{cell} ({done}): {why}")).collect()
-}
-
-/// How often the new master served nobody before the end.
-pub fn never(runs: &[Run]) -> usize {
-    runs.iter().filter(|run| !run.is_served).count()
 }
 
 /// Columns of text, which are at the left; the others are at the right.

@@ -4,7 +4,6 @@ use vipd::probe::figures::Spread;
 
 use super::cell::Outcome;
 use super::figures::{FIGURES, Figure};
-use super::table::never;
 
 /// A line for each figure of each scenario in which a median of a vipd is worse than one of somebody
 /// else, from what was measured.
@@ -13,10 +12,9 @@ pub fn not_the_best(outcomes: &[Outcome]) -> Vec<String> {
     let mut scenarios: Vec<_> = outcomes.iter().map(|it| it.cell.scenario).collect();
     scenarios.dedup();
     for scenario in scenarios {
-        for (number, figure) in FIGURES.iter().enumerate() {
+        for figure in &FIGURES {
             let of_scenario = outcomes.iter().filter(|it| it.cell.scenario == scenario);
-            let standings: Vec<_> =
-                of_scenario.filter_map(|it| Standing::of(it, figure, number == 0)).collect();
+            let standings: Vec<_> = of_scenario.filter_map(|it| Standing::of(it, figure)).collect();
             let what = format!("{}, {}", scenario.name(), figure.name);
             lines.extend(beaten(&standings).map(|words| format!("{what}: {words}")));
         }
@@ -29,14 +27,15 @@ struct Standing<'a> {
     outcome: &'a Outcome,
     figure: &'a Figure,
     spread: Spread,
-    never: usize,
+    /// Runs that went worse than any figure can say.
+    exceptions: usize,
 }
 
 impl<'a> Standing<'a> {
-    fn of(outcome: &'a Outcome, figure: &'a Figure, is_blackout: bool) -> Option<Self> {
+    fn of(outcome: &'a Outcome, figure: &'a Figure) -> Option<Self> {
         let spread = figure.spread(&outcome.runs)?;
-        let never = if is_blackout { never(&outcome.runs) } else { 0 };
-        Some(Self { outcome, figure, spread, never })
+        let exceptions = figure.exceptions(&outcome.runs);
+        Some(Self { outcome, figure, spread, exceptions })
     }
 
     fn is_vipd(&self) -> bool {
@@ -45,17 +44,15 @@ impl<'a> Standing<'a> {
 
     /// Less is better.
     fn is_better_than(&self, other: &Self) -> bool {
-        let never = self.never.cmp(&other.never);
-        never.then(self.spread.median.total_cmp(&other.spread.median)).is_lt()
+        let exceptions = self.exceptions.cmp(&other.exceptions);
+        exceptions.then(self.spread.median.total_cmp(&other.spread.median)).is_lt()
     }
 
     fn words(&self) -> String {
-        let never = match self.never {
-            0 => String::new(),
-            never => format!(", never in {never}"),
-        };
-        let shown = self.figure.show_spread(&self.spread);
-        format!("{} {shown}{never}", self.outcome.cell.way.name())
+        let Self { outcome, figure, spread, .. } = self;
+        let remark = figure.remark(&outcome.runs).map(|it| format!(", {it}"));
+        let shown = figure.show_spread(spread) + &remark.unwrap_or_default();
+        format!("{} {shown}", outcome.cell.way.name())
     }
 
     /// Whether the difference of the medians may be chance: each is in the other's range.

@@ -72,7 +72,7 @@ impl Way {
                  changes the DNAT rule and runs `conntrack -D`"
             }
             Self::SentinelClient => {
-                "no VIP: clients ask the Sentinels for the master before each connection"
+                "no VIP: clients ask the Sentinels before each connection, and listen to none"
             }
         }
     }

@@ -29,7 +29,7 @@ fn without_cap_net_raw_it_is_told_what_lacks_and_what_works() -> Result<()> {
     }
     // Nobody asked for any by name: what is left is tried, and nobody listens there.
     let mut command =
-        site.command_by(&WITHOUT_NET_RAW, &[&target, "--duration=500ms", "--warm-up=0s"]);
+        site.command_by(&WITHOUT_NET_RAW, &[&target, "--duration=500ms", "--warm-up=100ms"]);
     let measured = site.start(&mut command)?.end()?;
     measured.must_end(1, &["arp,icmp,syn are left out: raw sockets need CAP_NET_RAW"])?;
 

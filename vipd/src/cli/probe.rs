@@ -26,7 +26,7 @@ pub struct ProbeFlags {
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30s")]
     pub duration: Duration,
 
-    /// How long all must be well before the trigger
+    /// How long to measure before the trigger, which is not pulled unless all is well then
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "2s")]
     pub warm_up: Duration,
 
@@ -113,9 +113,12 @@ pub struct LoadFlags {
 #[command(next_help_heading = "Causing the failover")]
 pub struct CauseFlags {
     /// Command (for sh) that causes it, after the warm-up; VIPD_PROBE_RUN tells it the run's number
+    ///
+    /// It is in the report as it is written here: keep secrets in a file. One that has not ended at the
+    /// end of the run is ended, and has failed.
     #[arg(long, value_name = "CMD")]
     pub trigger: Option<String>,
-    /// Command (for sh) that puts everything right again, after each run
+    /// Command (for sh) that puts everything right again, after each run whose trigger was pulled
     #[arg(long, value_name = "CMD", requires = "trigger")]
     pub restore: Option<String>,
     /// How often to measure

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use super::figures::Latency;
 use super::numbers;
-use super::report::{Judgement, Layer, LayerName, Run};
+use super::report::{Judgement, Layer, LayerName, Mark, Run};
 
 /// What `--expect` says; at least one.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -316,13 +316,28 @@ impl Expectation {
 }
 
 impl Run {
-    /// Whether any layer had an outage after the trigger, or another node afterwards.
+    /// Whether anything shows that the trigger did something: another node, a connection that ended,
+    /// a Sentinel that says so. An outage alone shows it only where no layer could tell: a busy machine
+    /// has short ones by itself.
     fn has_seen_a_failover(&self) -> bool {
         let Some(trigger) = &self.trigger else { return false };
-        self.layers.iter().any(|layer| {
-            let changes = layer.owners.iter().flat_map(|it| &it.changes);
-            layer.blackout.is_some() || changes.into_iter().any(|it| it.at_ns >= trigger.at_ns)
-        })
+        let after = |at_ns: u64| at_ns >= trigger.at_ns;
+        let tells = |layer: &&Layer| layer.waiting.is_some() || layer.owners.is_some();
+        let shows = |layer: &Layer| {
+            let owners = layer.owners.iter().flat_map(|it| &it.changes);
+            let ended = layer.waiting.iter().flat_map(|it| &it.ended);
+            layer.outages.iter().any(|it| it.new.is_some() && it.to_ns.is_some_and(after))
+                || owners.map(|it| it.at_ns).any(after)
+                || ended.map(|it| it.at_ns).any(after)
+        };
+        let is_switch = |mark: &Mark| mark.what.starts_with("+switch-master") && after(mark.at_ns);
+        let could_tell = self.layers.iter().any(|it| tells(&it));
+        self.layers.iter().any(shows)
+            || self.marks.iter().any(is_switch)
+            || self
+                .layers
+                .iter()
+                .any(|it| it.has_open_blackout() || (!could_tell && it.blackout.is_some()))
     }
 }
 
@@ -381,14 +396,17 @@ impl Metric {
             }
         };
         match self {
-            Self::Blackout => Some(value(layer.blackout.as_ref().map_or(0, |it| it.length_ns))),
+            Self::Blackout if layer.has_open_blackout() => {
+                Some(Finding::Unknown("it had not ended at the end"))
+            }
+            Self::Blackout => layer.blackout_ns().map(value),
             Self::Lost => layer.writes.as_ref().map(|it| {
                 it.lost.map_or(Finding::Unknown("the writes could not be read back"), value)
             }),
             Self::Late => layer.writes.as_ref().map(|it| value(it.late)),
             Self::Hung => layer.waiting.as_ref().map(|it| value(it.hung)),
             Self::TwoOwners => layer.owners.as_ref().map(|it| value(it.both_ns)),
-            Self::Unanswered => Some(value(layer.lost)),
+            Self::Unanswered => layer.schedule.map(|_| value(layer.lost)),
             Self::Errors => Some(value(layer.errors.values().sum())),
             Self::P50 => of_latency(|it| it.p50_ns),
             Self::P99 => of_latency(|it| it.p99_ns),

@@ -24,7 +24,6 @@ pub struct Packets {
     ports: RangeInclusive<u16>,
     link: Option<Link>,
     rates: Rates,
-    mark: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +71,6 @@ impl Packets {
                 icmp: flags.load.icmp_rate,
                 syn: flags.load.syn_rate,
             },
-            mark: random(),
         };
         let problem = match link {
             Ok(link) if link.on_link || flags.load.interface.is_some() => {
@@ -137,7 +135,7 @@ impl Packets {
     fn attempt(&self, name: LayerName) -> io::Result<()> {
         match name {
             LayerName::Arp | LayerName::Nd => self.who_has().map(drop),
-            LayerName::Icmp => Icmp::new(self.to.ip(), self.mark).map(drop),
+            LayerName::Icmp => Icmp::new(self.to.ip(), 0).map(drop),
             LayerName::Syn => self.syn(0).map(drop),
             LayerName::Redis | LayerName::Idle => Ok(()),
         }
@@ -173,7 +171,7 @@ impl Packets {
                     shoot(self.who_has(), pace(self.rates.arp), end, timeout, &live)
                 }
                 LayerName::Icmp => {
-                    let icmp = Icmp::new(self.to.ip(), self.mark);
+                    let icmp = Icmp::new(self.to.ip(), random());
                     shoot(icmp, pace(self.rates.icmp), end, timeout, &live)
                 }
                 LayerName::Syn => {

@@ -32,7 +32,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use tokio::sync::watch;
 
 use self::clients::{ClientSettings, Target};
@@ -43,6 +43,7 @@ use self::packet::Capture;
 use self::report::Run;
 use self::sentinels::Group;
 use self::session::Session;
+use self::trigger::Ended;
 use crate::cli::ProbeFlags;
 use crate::resolve::Resolver;
 
@@ -85,9 +86,8 @@ pub async fn run(flags: &ProbeFlags, print: impl Fn(&str) -> Result<()>) -> Resu
     if let Some(run) = runs.first_mut() {
         run.notes.splice(..0, notes);
     }
-    if let Some(capture) = capture {
-        capture.stop()?;
-    }
+    // What fails from here on must not keep the rest from being reported.
+    let captured = capture.map_or(Ok(()), |capture| capture.stop().map(drop));
     if runs.is_empty() {
         outcome?;
         bail!("interrupted before anything was measured");
@@ -96,11 +96,14 @@ pub async fn run(flags: &ProbeFlags, print: impl Fn(&str) -> Result<()>) -> Resu
     if let Some(expectations) = &expectations {
         report.expectations = expectations.judge(&report.runs);
     }
-    outputs.write(&report, print)?;
+    let written = outputs.write(&report, print);
     outcome?;
-    let untriggered = report.runs.iter().any(|run| run.trigger.is_none());
-    if expectations.is_some() && flags.cause.trigger.is_some() && untriggered {
-        bail!("interrupted before the trigger, so that nothing can be said of --expect");
+    captured?;
+    written?;
+    let is_whole = report.runs.len() == flags.cause.runs as usize
+        && report.runs.iter().all(|run| !run.interrupted);
+    if expectations.is_some() && !is_whole {
+        bail!("it was interrupted, so that nothing can be said of --expect");
     }
     let missed = report.expectations.iter().any(|it| !it.holds);
     Ok(if missed { ExitCode::from(UNEXPECTED) } else { ExitCode::SUCCESS })
@@ -114,24 +117,29 @@ async fn measure_all(
 ) -> (Vec<Run>, Result<()>) {
     let mut runs = vec![];
     for number in 1..=flags.cause.runs {
-        let run = match session.measure(number, interrupted).await {
+        let mut triggered = false;
+        let measured = session.measure(number, interrupted, &mut triggered).await;
+        // Whatever came of it: what the trigger did is to be undone, and nothing else is.
+        let restored = match &flags.cause.restore {
+            Some(command) if triggered => {
+                trigger::run(command, number, RESTORE, std::future::pending()).await
+            }
+            _ => Ended::well(),
+        };
+        let run = match measured {
             Ok(run) => run,
             Err(error) => return (runs, Err(error.context(format!("run {number}")))),
         };
-        let ended = run.interrupted;
-        let trigger = run.trigger.clone();
+        let (is_last, trigger) = (run.interrupted, run.trigger.clone());
         runs.push(run);
-        if let Some(command) = &flags.cause.restore {
-            let restored = trigger::run(command, number, RESTORE).await;
-            if !restored.succeeded {
-                return (runs, Err(anyhow::anyhow!("--restore failed: {}", restored.how)));
-            }
+        if !restored.succeeded {
+            return (runs, Err(anyhow!("--restore failed: {}", restored.how)));
         }
-        if ended {
+        if is_last {
             break;
         }
         if let Some(trigger) = trigger.filter(|it| !it.succeeded) {
-            return (runs, Err(anyhow::anyhow!("--trigger failed: {}", trigger.outcome)));
+            return (runs, Err(anyhow!("--trigger failed: {}", trigger.outcome)));
         }
         if number < flags.cause.runs {
             tokio::select! {
@@ -213,22 +221,26 @@ fn client_target(
     })
 }
 
-/// Becomes true at the first SIGINT or SIGTERM; the second one ends the program.
+/// Becomes true at the first SIGINT, SIGTERM or SIGHUP; the second one ends the program.
 fn interruption() -> Result<watch::Receiver<bool>> {
     use tokio::signal::unix::{SignalKind, signal};
     let (sender, receiver) = watch::channel(false);
     let mut interrupts = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
     let mut terminations = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let mut hang_ups = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     tokio::spawn(async move {
         for count in 1.. {
             tokio::select! {
                 _ = interrupts.recv() => {}
                 _ = terminations.recv() => {}
+                // The terminal may be gone because of what is measured.
+                _ = hang_ups.recv() => {}
             }
             if count > 1 {
                 std::process::exit(130);
             }
             sender.send_replace(true);
+            eprintln!("vipd: ending this run: reading back what was written (once more: give up)");
         }
     });
     Ok(receiver)
@@ -257,16 +269,13 @@ impl Outputs {
 
     fn write(self, report: &Report, print: impl Fn(&str) -> Result<()>) -> Result<()> {
         let json = format!("{}\n", serde_json::to_string_pretty(report)?);
-        print(&if self.json_on_stdout { json.clone() } else { report.to_string() })?;
-        if let Some(output) = self.html {
-            output.write(&page::page(report))?;
-        }
-        if let Some(output) = self.json {
-            output.write(&json)?;
-        }
-        if let Some(output) = self.pcap {
-            output.finish()?;
-        }
-        Ok(())
+        // One that can't be written must not keep the others from it.
+        let all = [
+            print(&if self.json_on_stdout { json.clone() } else { report.to_string() }),
+            self.json.map_or(Ok(()), |output| output.write(&json)),
+            self.html.map_or(Ok(()), |output| output.write(&page::page(report))),
+            self.pcap.map_or(Ok(()), Output::finish),
+        ];
+        all.into_iter().collect()
     }
 }

@@ -39,6 +39,9 @@ pub struct Figure {
     pub values: Vec<f64>,
     /// Where they lie.
     pub spread: Spread,
+    /// Blackouts among them that had not ended at the end: those were longer.
+    #[serde(default)]
+    pub open: usize,
 }
 
 /// One expectation of `--expect`.
@@ -312,7 +315,8 @@ pub struct Ended {
 pub struct Owners {
     /// Each time that the answer to "who has it?" changed.
     pub changes: Vec<OwnerChange>,
-    /// How long two hosts both answered, in all.
+    /// The longest time in which two hosts both answered; if that was within one question, how far
+    /// apart their answers were.
     pub both_ns: u64,
     /// Questions that two hosts answered.
     pub answered_by_both: u64,
@@ -354,6 +358,22 @@ pub enum Source {
     Vipd,
 }
 
+impl Schedule {
+    /// At `rate` probes a second, of which those that were sent were so late, in nanoseconds.
+    pub fn of(rate: f64, late: impl Iterator<Item = u64>, skipped: u64) -> Self {
+        let late = Latency::of(late.collect());
+        let sent = late.as_ref().map_or(0, |it| it.count);
+        Self {
+            rate,
+            planned: sent + skipped,
+            sent,
+            skipped,
+            late_p99_ns: late.as_ref().map_or(0, |it| it.p99_ns),
+            late_max_ns: late.as_ref().map_or(0, |it| it.max_ns),
+        }
+    }
+}
+
 impl Run {
     /// The moment that figures are told from: the trigger's, or the beginning.
     pub fn zero_ns(&self) -> u64 {
@@ -367,6 +387,18 @@ impl Run {
 }
 
 impl Layer {
+    /// How long its blackout was; zero without one, and none if it sends nothing, so that it can't
+    /// know.
+    pub fn blackout_ns(&self) -> Option<u64> {
+        self.schedule?;
+        Some(self.blackout.as_ref().map_or(0, |it| it.length_ns))
+    }
+
+    /// It was still going on at the end: it is longer than that, nobody knows by how much.
+    pub fn has_open_blackout(&self) -> bool {
+        self.blackout.as_ref().is_some_and(|it| it.to_ns.is_none())
+    }
+
     /// A layer that has found nothing yet.
     pub fn new(name: LayerName) -> Self {
         Self {

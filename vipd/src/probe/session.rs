@@ -47,11 +47,14 @@ pub struct Session {
     pub trigger: Option<String>,
 }
 
+/// Longer than a layer that is well is without a good answer.
+const QUIET: Duration = Duration::from_millis(500);
 /// Between the order to begin and the beginning: time for threads to start.
 const LEAD: Duration = Duration::from_millis(50);
 
 impl Session {
-    /// One run. Turns `interrupted` into its early end.
+    /// One run. Turns `interrupted` into its early end, and says in `triggered` whether the trigger was
+    /// pulled, whatever comes of it.
     ///
     /// # Errors
     ///
@@ -60,6 +63,7 @@ impl Session {
         &self,
         number: u32,
         interrupted: &mut watch::Receiver<bool>,
+        triggered: &mut bool,
     ) -> Result<Run> {
         let clients = Clients::open(self).await?;
         let marks = match &self.group {
@@ -77,7 +81,7 @@ impl Session {
         let lives = lives(&running, &clients);
         let progress = Progress::start(number, &lives, self.duration);
 
-        let cause = self.cause(number, &lives, begin, &end, interrupted).await;
+        let cause = self.cause(number, &lives, begin, &end, interrupted, triggered).await;
         progress.stop().await;
         let ended = Window { origin: begin, trigger: None, end: end.at() };
         let (pulled, was_interrupted) = match cause {
@@ -91,13 +95,10 @@ impl Session {
 
         let packets = std::mem::take(&mut running);
         let joined = tokio::task::spawn_blocking(move || {
-            packets
-                .into_iter()
-                .map(|it| Ok((it.name, it.volley.join()?)))
-                .collect::<Result<Vec<_>>>()
+            packets.into_iter().map(|it| (it.name, it.volley.join())).collect::<Vec<_>>()
         });
         let (joined, (written, waited)) = tokio::join!(joined, clients.stop());
-        let volleys = joined.map_err(|_| anyhow!("a thread of the probe panicked"))??;
+        let volleys = joined.map_err(|_| anyhow!("a thread of the probe panicked"))?;
 
         let window = Window { trigger: pulled.as_ref().map(|it| it.at), ..ended };
         let mut notes = vec![];
@@ -118,6 +119,14 @@ impl Session {
         }
         let mut layers: Vec<Layer> = vec![];
         for (name, record) in &volleys {
+            let record = match record {
+                Ok(record) => record,
+                // What the others found stays.
+                Err(error) => {
+                    notes.push(format!("{} could not be measured: {error:#}", name.name()));
+                    continue;
+                }
+            };
             let mut layer = record.layer(*name, &window, self.timeout);
             if matches!(name, LayerName::Arp | LayerName::Nd) {
                 layer.owners = Some(who_has::owners(record, &window));
@@ -176,12 +185,13 @@ impl Session {
         begin: Monotonic,
         end: &End,
         interrupted: &mut watch::Receiver<bool>,
+        triggered: &mut bool,
     ) -> Result<(Option<Pulled>, bool)> {
         if !wait(begin + self.warm_up, interrupted).await {
             end.at_latest(Monotonic::now());
             return Ok((None, true));
         }
-        if lives.iter().all(|(_, live)| live.read().good == 0) {
+        if !self.is_only_listening(lives) && lives.iter().all(|(_, live)| live.read().good == 0) {
             bail!(nobody_answers(&self.target, lives));
         }
         let Some(command) = &self.trigger else {
@@ -190,28 +200,28 @@ impl Session {
             return Ok((None, !undisturbed));
         };
         let at = Monotonic::now();
+        if let Some(why) = unwell(lives, at, at.since(begin)) {
+            bail!("the trigger was not pulled, since {} was not well before: {why}", self.target);
+        }
         let last = end.at();
-        let run = async {
-            let ended = trigger::run(command, number, last.since(at)).await;
-            (Monotonic::now(), ended)
+        *triggered = true;
+        let mut interruption = interrupted.clone();
+        let stop = async {
+            // The sender lives as long as the program.
+            let _ = interruption.wait_for(|&it| it).await;
+            // What is measured ends here; the command may take a moment longer.
+            end.at_latest(Monotonic::now());
         };
-        let mut run = std::pin::pin!(run);
-        let mut pulled = Pulled { command: command.clone(), at, ended: None };
-        let undisturbed = tokio::select! {
-            ended = &mut run => {
-                pulled.ended = Some(ended);
-                wait(last, interrupted).await
-            }
-            undisturbed = wait(last, interrupted) => {
-                // It is given up at the end of the run; a moment decides how that is told.
-                if undisturbed {
-                    pulled.ended = Some(run.await);
-                }
-                undisturbed
-            }
-        };
+        let ended = trigger::run(command, number, last.since(at), stop).await;
+        let ended_at = Monotonic::now();
+        let undisturbed = wait(last, interrupted).await;
         end.at_latest(Monotonic::now());
-        Ok((Some(pulled), !undisturbed))
+        Ok((Some(Pulled { command: command.clone(), at, ended_at, ended }), !undisturbed))
+    }
+
+    /// Whoever asks nothing has no answers to miss.
+    fn is_only_listening(&self, lives: &[(LayerName, Arc<Live>)]) -> bool {
+        lives.iter().all(|(_, live)| live.read().sent == 0)
     }
 }
 
@@ -219,21 +229,18 @@ impl Session {
 struct Pulled {
     command: String,
     at: Monotonic,
-    ended: Option<(Monotonic, Ended)>,
+    ended_at: Monotonic,
+    ended: Ended,
 }
 
 impl Pulled {
     fn told(self, window: &Window) -> report::Trigger {
-        let (ended_ns, ended) = match self.ended {
-            Some((at, ended)) => (Some(window.at(at)), ended),
-            None => (None, Ended { succeeded: false, how: "the run was interrupted".to_owned() }),
-        };
         report::Trigger {
             command: self.command,
             at_ns: window.at(self.at),
-            ended_ns,
-            outcome: ended.how,
-            succeeded: ended.succeeded,
+            ended_ns: Some(window.at(self.ended_at)),
+            outcome: self.ended.how,
+            succeeded: self.ended.succeeded,
         }
     }
 }
@@ -305,6 +312,22 @@ async fn wait(at: Monotonic, interrupted: &mut watch::Receiver<bool>) -> bool {
         // The sender lives as long as the program.
         _ = interrupted.wait_for(|&it| it) => false,
     }
+}
+
+/// A layer is well that had a good answer just now. One that never had any is filtered on the way, and
+/// told of at the end.
+fn unwell(lives: &[(LayerName, Arc<Live>)], now: Monotonic, passed: Duration) -> Option<String> {
+    lives.iter().find_map(|(name, live)| {
+        let (name, it) = (name.name(), live.read());
+        if name == LayerName::Idle.name() {
+            let gone = it.bad > 0;
+            return gone.then(|| format!("idle: {} connections have ended already", it.bad));
+        }
+        let interval = passed / u32::try_from(it.sent.max(1)).unwrap_or(u32::MAX);
+        let quiet = now.since(it.last_good?);
+        let is_long = it.sent > 0 && quiet > QUIET.max(interval * 3);
+        is_long.then(|| format!("{name}: no good answer for {:.1} s", quiet.as_secs_f64()))
+    })
 }
 
 fn nobody_answers(target: &str, lives: &[(LayerName, Arc<Live>)]) -> String {

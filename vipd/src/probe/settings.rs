@@ -36,6 +36,7 @@ const MAX_CONNECTIONS: u32 = 1_000;
 const MAX_IDLE: u32 = 10_000;
 const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 const MIN_DURATION: Duration = Duration::from_millis(200);
+const MIN_WARM_UP: Duration = Duration::from_millis(100);
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 /// Where the kernel takes the ports from that nobody asks for by number.
@@ -125,6 +126,7 @@ fn verify_times(flags: &ProbeFlags) -> Result<(), SettingsError> {
         Err(SettingsError(format!("{flag} {value} is not between {least} and {most}")))
     };
     within("--duration", flags.duration, MIN_DURATION, MAX_DURATION)?;
+    within("--warm-up", flags.warm_up, MIN_WARM_UP, MAX_DURATION)?;
     within("--timeout", flags.timeout, MIN_TIMEOUT, MAX_TIMEOUT)?;
     within("--pause", flags.cause.pause, Duration::ZERO, MAX_DURATION)?;
     if flags.warm_up >= flags.duration {
@@ -171,6 +173,8 @@ fn verify_load(flags: &ProbeFlags, layers: &[LayerName]) -> Result<(), SettingsE
         return Err(SettingsError(text.to_owned()));
     }
     for (layer, flag, rate) in [
+        (LayerName::Arp, "--arp-rate", load.arp_rate),
+        (LayerName::Nd, "--arp-rate", load.arp_rate),
         (LayerName::Icmp, "--icmp-rate", load.icmp_rate),
         (LayerName::Syn, "--syn-rate", load.syn_rate),
         (LayerName::Redis, "--connections × --write-rate", writes + load.fresh_rate),

@@ -146,6 +146,7 @@ impl Shots {
                 .node
                 .is_some_and(|it| !std::mem::replace(&mut known[usize::from(it)], true));
             let is_change = is_new && old.is_some();
+            let from = self.without_pause(from, shortest);
             if is_change || self.exposed(from, next.at) >= shortest {
                 let new = next.shot.node.filter(|_| is_change);
                 outages.push(self.outage(window, from, Some(next.at), old, new));
@@ -153,6 +154,7 @@ impl Shots {
             before = Some(next);
         }
         let from = before.map_or(first_shot.sent, |it| it.at);
+        let from = self.without_pause(from, shortest);
         if self.exposed(from, window.end) >= shortest {
             outages.push(self.outage(window, from, None, before.and_then(|it| it.shot.node), None));
         }
@@ -167,15 +169,24 @@ impl Shots {
     /// How long before `to` a probe was out that was sent after `from`: a pause of the probe itself
     /// is no outage.
     fn exposed(&self, from: Monotonic, to: Monotonic) -> Duration {
+        self.next_sent(from).map_or(Duration::ZERO, |begun| to.since(begun))
+    }
+
+    /// `from`, or when the probe went on if it paused there for longer than is unusual: what was not
+    /// asked is not known.
+    fn without_pause(&self, from: Monotonic, unusual: Duration) -> Monotonic {
+        match self.next_sent(from) {
+            Some(begun) if begun.since(from) > unusual => begun,
+            _ => from,
+        }
+    }
+
+    /// When the first probe was sent that was sent at or after `from`.
+    fn next_sent(&self, from: Monotonic) -> Option<Monotonic> {
         let next = self.list.partition_point(|shot| shot.due <= from);
         // A probe that was due before may have been sent after.
-        let begun = self.list[next.saturating_sub(1)..]
-            .iter()
-            .take(2)
-            .map(|shot| shot.sent)
-            .filter(|&sent| sent > from)
-            .min();
-        begun.map_or(Duration::ZERO, |begun| to.since(begun))
+        let around = self.list[next.saturating_sub(1)..].iter().take(2);
+        around.map(|shot| shot.sent).filter(|&sent| sent >= from).min()
     }
 
     fn outage(

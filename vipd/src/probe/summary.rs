@@ -7,7 +7,7 @@ use super::report::{Figure, Layer, LayerName, Report, Run};
 type Number = (&'static str, &'static str, fn(&Layer) -> Option<f64>);
 
 const NUMBERS: [Number; 7] = [
-    ("blackout", "ms", |layer| layer.blackout.as_ref().map(|it| ns_as_ms(it.length_ns))),
+    ("blackout", "ms", |layer| layer.blackout_ns().map(ns_as_ms)),
     ("p50", "ms", |layer| layer.latency.as_ref().map(|it| ns_as_ms(it.p50_ns))),
     ("p99", "ms", |layer| layer.latency.as_ref().map(|it| ns_as_ms(it.p99_ns))),
     ("lost writes", "", |layer| layer.writes.as_ref()?.lost.map(|it| it as f64)),
@@ -39,7 +39,10 @@ fn summary(runs: &[Run]) -> Vec<Figure> {
         let values: Vec<f64> =
             runs.iter().filter_map(|run| run.layer(layer)).filter_map(number).collect();
         let spread = Spread::of(values.iter().copied().map(Some))?;
-        Some(Figure { layer, name: name.to_owned(), unit: unit.to_owned(), values, spread })
+        let open =
+            runs.iter().filter_map(|run| run.layer(layer)).filter(|it| it.has_open_blackout());
+        let open = if name == "blackout" { open.count() } else { 0 };
+        Some(Figure { layer, name: name.to_owned(), unit: unit.to_owned(), values, spread, open })
     };
     layers
         .into_iter()

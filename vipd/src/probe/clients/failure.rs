@@ -12,6 +12,19 @@ const LONGEST_CODE: usize = 24;
 /// Longest error reply that is told, in characters.
 const LONGEST: usize = 200;
 
+/// Kinds that are not a node's own word.
+const OF_CONNECTIONS: [&str; 9] = [
+    "refused",
+    "reset",
+    "closed",
+    "timeout",
+    "unreachable",
+    "unresolved",
+    "tls",
+    "protocol",
+    "no sentinel",
+];
+
 /// Why a client did not get what it wanted.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Failure {
@@ -52,6 +65,11 @@ impl Failure {
             return Self::refused("reset", "reset the connection");
         }
         Error::from_io(error, Phase::Answer).into()
+    }
+
+    /// The node itself has said no, on a connection that works.
+    pub(super) fn is_reply(&self) -> bool {
+        !OF_CONNECTIONS.contains(&&*self.kind)
     }
 
     /// An error reply, without its `-`.

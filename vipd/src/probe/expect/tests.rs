@@ -21,8 +21,42 @@ fn quiet() -> Run {
     for layer in &mut run.layers {
         layer.blackout = None;
         layer.outages.clear();
+        if let Some(waiting) = &mut layer.waiting {
+            waiting.ended.clear();
+        }
     }
+    run.marks.clear();
     run
+}
+
+#[test]
+fn an_outage_without_any_other_sign_of_a_failover_is_none() {
+    let mut run = quiet();
+    let zero = run.zero_ns();
+    let hiccup = Outage {
+        from_ns: zero + 5,
+        to_ns: Some(zero + 12_000_000),
+        length_ns: 11_999_995,
+        old: None,
+        new: None,
+    };
+    run.layers[2].blackout = Some(hiccup);
+    assert!(!judged("blackout<500ms", std::slice::from_ref(&run)).1);
+    // Where no layer could show more, it has to do.
+    run.layers.retain(|layer| layer.waiting.is_none() && layer.owners.is_none());
+    assert!(judged("blackout<500ms", &[run]).1);
+}
+
+#[test]
+fn a_blackout_that_has_not_ended_is_not_below_anything() {
+    let mut runs = sample::nat().runs;
+    for layer in &mut runs[0].layers {
+        if let Some(blackout) = &mut layer.blackout {
+            blackout.to_ns = None;
+        }
+    }
+    let (found, holds) = judged("blackout<1h", &runs);
+    assert!(found.contains("had not ended") && !holds, "{found}");
 }
 
 #[test]

@@ -20,12 +20,12 @@ impl VolleyRecord {
         }
         layer.schedule = (!self.sent.is_empty()).then_some(self.schedule);
         layer.duplicated = ends.duplicated;
-        let silent = ends.shots.list.iter().filter(|shot| shot.fate == Fate::Silent).count();
-        layer.fates = ends.fates;
-        if silent > 0 {
-            layer.fates.insert("silence".to_owned(), silent as u64);
+        for (what, shot) in ends.fates.iter().zip(&ends.shots.list) {
+            *layer.fates.entry((*what).to_owned()).or_default() += 1;
+            if shot.fate == Fate::Refused {
+                *layer.errors.entry((*what).to_owned()).or_default() += 1;
+            }
         }
-        layer.errors = ends.errors;
         ends.shots.describe(window, &mut layer);
         layer
     }
@@ -36,10 +36,15 @@ struct Ends {
     shots: Shots,
     timeout: Duration,
     nodes: BTreeMap<[u8; 6], u16>,
-    fates: BTreeMap<String, u64>,
-    errors: BTreeMap<String, u64>,
+    /// In a word, of each.
+    fates: Vec<&'static str>,
     duplicated: u64,
 }
+
+/// A packet to which nobody has said anything.
+const SILENCE: &str = "silence";
+/// One whose answer the client would not have waited for.
+const TOO_LATE: &str = "too late";
 
 impl Ends {
     fn new(record: &VolleyRecord, timeout: Duration) -> Self {
@@ -47,8 +52,7 @@ impl Ends {
             shots: Shots { interval: record.interval, ..Shots::default() },
             timeout,
             nodes: BTreeMap::new(),
-            fates: BTreeMap::new(),
-            errors: BTreeMap::new(),
+            fates: record.sent.iter().map(|it| it.refused.unwrap_or(SILENCE)).collect(),
             duplicated: 0,
         };
         for sent in &record.sent {
@@ -56,10 +60,6 @@ impl Ends {
             let answered = sent.refused.map(|_| sent.at);
             let shot = Shot { due: sent.due, sent: sent.at, answered, fate, node: None };
             ends.shots.list.push(shot);
-            if let Some(why) = sent.refused {
-                count(&mut ends.fates, "not sent");
-                count(&mut ends.errors, why);
-            }
         }
         ends
     }
@@ -72,23 +72,27 @@ impl Ends {
             None => return,
         };
         let node = answer.node.map(|mac| self.node(mac));
-        let Some(shot) = self.shots.list.get_mut(place) else { return };
+        let Some((shot, what)) = self.shots.list.get_mut(place).zip(self.fates.get_mut(place))
+        else {
+            return;
+        };
         match (answer.good, shot.fate) {
             (true, Fate::Good) => {
                 // Two hosts that both answer are told of as owners.
                 self.duplicated += u64::from(shot.node == node);
             }
             (true, _) if heard.at.since(shot.due) > self.timeout => {
-                count(&mut self.fates, "too late");
+                if shot.fate == Fate::Silent {
+                    *what = TOO_LATE;
+                }
             }
             (true, Fate::Silent | Fate::Refused) => {
                 (shot.fate, shot.answered, shot.node) = (Fate::Good, Some(heard.at), node);
-                count(&mut self.fates, answer.what);
+                *what = answer.what;
             }
             (false, Fate::Silent) => {
                 (shot.fate, shot.answered) = (Fate::Refused, Some(heard.at));
-                count(&mut self.fates, answer.what);
-                count(&mut self.errors, answer.what);
+                *what = answer.what;
             }
             (false, Fate::Good | Fate::Refused) => {}
         }
@@ -125,10 +129,6 @@ impl Ends {
             number
         })
     }
-}
-
-fn count(counts: &mut BTreeMap<String, u64>, what: &str) {
-    *counts.entry(what.to_owned()).or_default() += 1;
 }
 
 #[cfg(test)]
@@ -187,7 +187,7 @@ mod tests {
         let answers =
             (0..1000).map(|number| heard(number, if number == 7 { 600_000 } else { 1 }, true));
         let layer = record(answers).layer(LayerName::Syn, &WINDOW, Duration::from_millis(500));
-        assert_eq!((layer.lost, layer.fates["too late"], layer.fates["silence"]), (1, 1, 1));
+        assert_eq!((layer.lost, layer.fates["too late"], layer.fates.get("silence")), (1, 1, None));
     }
 
     #[test]

@@ -63,21 +63,15 @@ impl Probe for Icmp {
 }
 
 impl Icmp {
-    /// A ping socket changes the identifier, so the mark has to do. A router may quote no more than
-    /// the header of what it can't deliver (RFC 792): then the sequence number alone tells, as long
-    /// as it does not repeat.
+    /// A ping socket changes the identifier, so the mark has to tell. What quotes no more than the
+    /// header (RFC 792 asks for no more; Linux quotes all) is not known for an answer.
     fn numbered(&self, bytes: &[u8], kind: u8) -> Option<u64> {
         if *bytes.first()? != kind {
             return None;
         }
-        match bytes.get(HEADER..HEADER + PAYLOAD) {
-            Some(payload) => {
-                let (mark, number) = payload.split_at(8);
-                let number = u64::from_be_bytes(number.try_into().ok()?);
-                (mark == self.mark.to_be_bytes()).then_some(number)
-            }
-            None => None,
-        }
+        let (mark, number) = bytes.get(HEADER..HEADER + PAYLOAD)?.split_at(8);
+        let number = u64::from_be_bytes(number.try_into().ok()?);
+        (mark == self.mark.to_be_bytes()).then_some(number)
     }
 }
 

@@ -80,18 +80,7 @@ impl Lateness {
 
     /// How it was kept, by how late each probe was sent.
     pub fn schedule(self, late: impl Iterator<Item = Duration>) -> Schedule {
-        let mut late_ns: Vec<_> = late.map(|it| it.as_nanos() as u64).collect();
-        late_ns.sort_unstable();
-        let sent = late_ns.len();
-        let at = |place: usize| late_ns.get(place).copied().unwrap_or(0);
-        Schedule {
-            rate: f64::from(self.pace.rate),
-            planned: sent as u64 + self.skipped,
-            sent: sent as u64,
-            skipped: self.skipped,
-            late_p99_ns: at((sent * 99).div_ceil(100).saturating_sub(1)),
-            late_max_ns: at(sent.saturating_sub(1)),
-        }
+        Schedule::of(f64::from(self.pace.rate), late.map(|it| it.as_nanos() as u64), self.skipped)
     }
 }
 

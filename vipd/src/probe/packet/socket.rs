@@ -219,19 +219,13 @@ impl PacketSocket {
             match recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut buffer.control), flags) {
                 Ok(message) => message,
                 Err(nix::Error::EAGAIN | nix::Error::EINTR) => return Ok(None),
-                // Pending errors: the error queue has them with more detail. A link may be down for a
-                // while.
-                Err(
-                    nix::Error::ECONNREFUSED
-                    | nix::Error::EHOSTUNREACH
-                    | nix::Error::ENETUNREACH
-                    | nix::Error::ENETDOWN
-                    | nix::Error::EPROTO
-                    | nix::Error::ENOPROTOOPT
-                    | nix::Error::EMSGSIZE
-                    | nix::Error::EACCES,
-                ) => return Ok(None),
-                Err(error) => return Err(error.into()),
+                // No socket, or no memory of ours: nobody else's fault.
+                Err(error @ (nix::Error::EBADF | nix::Error::ENOTSOCK | nix::Error::EFAULT)) => {
+                    return Err(error.into());
+                }
+                // A pending error, such as an ICMP error is turned into: the error queue has it with more
+                // detail. Or the link is down for a while.
+                Err(_) => return Ok(None),
             };
         let mut stamp = None;
         let mut error = None;
@@ -285,22 +279,34 @@ impl Clocks {
     }
 
     fn monotonic(&mut self, stamp: TimeSpec) -> Monotonic {
-        if Monotonic::now().since(self.compared) > FRESH {
+        let now = Monotonic::now();
+        if now.since(self.compared) > FRESH || self.tell(stamp) > now {
             *self = Self::compare();
         }
+        // Still not, if the clock was set between the stamp and now.
+        self.tell(stamp).min(now)
+    }
+
+    fn tell(&self, stamp: TimeSpec) -> Monotonic {
         Monotonic((Duration::from(stamp).as_nanos() as u64).saturating_sub(self.ahead))
     }
 }
 
-/// Linux reports an ICMP error to the next system call on the socket, which then has done nothing.
+/// Linux reports an ICMP error to the next system call on the socket, which then has done nothing
+/// (icmp_err_convert in net/ipv4/icmp.c).
 fn is_of_an_earlier_packet(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(
             libc::ECONNREFUSED
                 | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EOPNOTSUPP
                 | libc::EPROTO
                 | libc::ENOPROTOOPT
+                | libc::EMSGSIZE
                 | libc::EACCES
         )
     )
@@ -313,7 +319,7 @@ pub fn reason_of(error: &io::Error) -> &'static str {
 
 fn reason(errno: u32) -> &'static str {
     match errno.cast_signed() {
-        libc::EHOSTUNREACH | libc::EHOSTDOWN => "host unreachable",
+        libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::ENONET => "host unreachable",
         libc::ENETUNREACH => "network unreachable",
         libc::ENETDOWN => "network down",
         libc::ECONNREFUSED => "port unreachable",

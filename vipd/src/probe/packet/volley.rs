@@ -92,6 +92,8 @@ struct Listened {
 pub const MAX_PACKETS: u64 = 5_000_000;
 /// What is heard beyond this is no answer to them.
 const MAX_HEARD: usize = 2 * MAX_PACKETS as usize;
+/// Ethernet frames have 60 bytes at least, and these packets have more than half of it.
+const MAX_PADDING: usize = 16;
 /// Between two looks at whether it is over.
 const GLANCE: Duration = Duration::from_millis(20);
 /// Packets that are read in one go before the error queue has its turn.
@@ -207,9 +209,9 @@ fn receive(
             let Some(received) = received else { break };
             let Some(answer) = kind.read(received.bytes) else { continue };
             if answer.good {
-                live.good(received.at)
-            } else {
-                live.bad()
+                live.good(received.at);
+            } else if answer.number.is_some() {
+                live.bad();
             }
             if heard.len() < MAX_HEARD {
                 heard.push(Heard { at: received.at, answer });
@@ -220,7 +222,7 @@ fn receive(
             match note {
                 None => break,
                 Some(Note::Sent { at, frame }) => {
-                    let number = kind.number_of(tail(frame, kind.packet(0).len()));
+                    let number = number_at_the_end(kind, frame);
                     stamps.extend(number.map(|number| (number, at)));
                 }
                 Some(Note::Undeliverable { at, quoted, why }) => {
@@ -245,8 +247,11 @@ fn tolerate<T>(result: io::Result<Option<T>>) -> io::Result<Option<T>> {
     }
 }
 
-fn tail(bytes: &[u8], length: usize) -> &[u8] {
-    &bytes[bytes.len().saturating_sub(length)..]
+/// Of a packet behind whatever headers the link has, and before whatever a driver has added.
+fn number_at_the_end(kind: &impl Probe, frame: &[u8]) -> Option<u64> {
+    let length = kind.packet(0).len();
+    let ends = (0..=MAX_PADDING).map(|padding| frame.len().checked_sub(padding));
+    ends.flatten().find_map(|end| kind.number_of(&frame[end.checked_sub(length)?..end]))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use crate::probe::figures::Spread;
+use crate::probe::figures::{Spread, ns_as_ms};
 use crate::probe::numbers;
 use crate::probe::report::{Layer, LayerName, Report, Run};
 
@@ -57,11 +57,11 @@ fn blackouts(report: &Report) -> Markup {
 
 fn blackout(report: &Report, name: LayerName) -> Markup {
     let layers = || report.runs.iter().filter_map(|run| run.layer(name));
-    let length = |layer: &Layer| layer.blackout.as_ref().map_or(0, |it| it.length_ns) as f64 / 1e6;
-    let never_ended =
-        layers().any(|layer| layer.blackout.as_ref().is_some_and(|it| it.to_ns.is_none()));
+    let length = |layer: &Layer| layer.blackout_ns().map(ns_as_ms);
+    let never_ended = layers().any(Layer::has_open_blackout);
     let is_any = layers().any(|layer| layer.blackout.is_some());
-    let Some(spread) = Spread::of(layers().map(|it| Some(length(it)))) else { return html! {} };
+    let unanswered: u64 = layers().map(|layer| layer.lost).sum();
+    let Some(spread) = Spread::of(layers().map(length)) else { return html! {} };
     let range = format!(
         "{} – {} ms",
         numbers::plain(spread.min, decimals(spread.min)),
@@ -79,6 +79,7 @@ fn blackout(report: &Report, name: LayerName) -> Markup {
                 @if never_ended { "had not ended at the end" }
                 @else if is_any && spread.count > 1 { "median; " (range) }
                 @else if is_any { (change(report, name)) }
+                @else if unanswered > 0 { (numbers::count(unanswered)) " unanswered" }
                 @else { "every probe was answered" }
             }
         }

@@ -351,7 +351,7 @@ fn report(target: &str, runs: Vec<Run>) -> Report {
 
 fn figure(layer: LayerName, name: &str, unit: &str, values: Vec<f64>) -> Option<Figure> {
     let spread = Spread::of(values.iter().copied().map(Some))?;
-    Some(Figure { layer, name: name.into(), unit: unit.into(), values, spread })
+    Some(Figure { layer, name: name.into(), unit: unit.into(), values, spread, open: 0 })
 }
 
 fn ended(after_ms: f64, waiting_in: &str, how: &str) -> Ended {

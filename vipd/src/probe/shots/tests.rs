@@ -106,6 +106,14 @@ fn a_pause_of_the_probe_itself_is_no_blackout() {
 }
 
 #[test]
+fn a_pause_of_the_probe_is_no_part_of_the_blackout_behind_it() {
+    let mut paused = shots(|ms| (!(400..450).contains(&ms)).then_some((100, 0)));
+    paused.list.retain(|shot| !(100 * MS..400 * MS).contains(&shot.due.0));
+    let blackout = described(&paused, &WINDOW).blackout.unwrap();
+    assert_eq!((blackout.from_ns, blackout.length_ns), (400 * MS, 50 * MS + 100_000));
+}
+
+#[test]
 fn only_what_ends_after_the_trigger_is_its_blackout() {
     let gaps = |ms| !(100..200).contains(&ms) && !(600..640).contains(&ms);
     let shots = shots(|ms| gaps(ms).then_some((100, 0)));

@@ -4,6 +4,7 @@ mod asker;
 mod record;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use vipd_common::addr::MacAddr;
 
@@ -11,6 +12,7 @@ use super::packet::{Answer, PacketSocket, Probe, VolleyRecord};
 use super::report::{OwnerChange, Owners};
 use super::shots::Window;
 use crate::announce::{Port, link};
+use crate::clock::Monotonic;
 use crate::netdev::{self, HostAddress};
 
 pub use asker::Asker;
@@ -141,28 +143,36 @@ pub fn owners(record: &VolleyRecord, window: &Window) -> Owners {
         }
     }
     let asked: Vec<_> = record.sent.iter().map(|it| it.at).collect();
-    owners.answered_by_both = answered_by_two(&asked, &sightings);
+    if asked.is_empty() {
+        // Who only listens hears answers to others' questions, now and then.
+        return owners;
+    }
+    let (count, longest) = answered_by_two(&asked, &sightings);
     let record = Record { asked, sightings };
-    owners.both_ns = record.overlap().map_or(0, |overlap| overlap.time.as_nanos() as u64);
+    let overlap = record.overlap().map_or(longest, |overlap| overlap.time.max(longest));
+    (owners.answered_by_both, owners.both_ns) = (count, overlap.as_nanos() as u64);
     owners
 }
 
-/// Questions that more than one host answered before the next.
-fn answered_by_two(asked: &[crate::clock::Monotonic], answers: &[Sighting]) -> u64 {
-    let mut count = 0;
-    let mut question = usize::MAX;
-    let mut first = None;
-    let mut counted = false;
+/// Questions that more than one host answered before the next, and the longest time between the first
+/// host's answer and another's.
+fn answered_by_two(asked: &[Monotonic], answers: &[Sighting]) -> (u64, Duration) {
+    let (mut count, mut longest) = (0, Duration::ZERO);
+    let mut first: Option<(usize, Sighting)> = None;
+    let mut counted = None;
     for answer in answers {
-        let place = asked.partition_point(|&asked| asked <= answer.at);
-        if place != question {
-            (question, first, counted) = (place, Some(answer.mac), false);
-        } else if first != Some(answer.mac) && !counted {
-            count += 1;
-            counted = true;
+        let question = asked.partition_point(|&asked| asked <= answer.at);
+        match first {
+            Some((of, first)) if of == question => {
+                if first.mac != answer.mac {
+                    count += u64::from(counted.replace(question) != Some(question));
+                    longest = longest.max(answer.at.since(first.at));
+                }
+            }
+            _ => first = Some((question, *answer)),
         }
     }
-    count
+    (count, longest)
 }
 
 /// The address that this host sends from; nothing is sent.
@@ -188,7 +198,6 @@ fn is_within(address: IpAddr, network: &HostAddress) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Monotonic;
 
     const A: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
     const B: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -217,7 +226,7 @@ mod tests {
         let answers = [(11, A), (12, B), (13, B), (21, B), (31, B), (32, A), (33, B)];
         let answers =
             answers.map(|(at, mac)| Sighting { at: Monotonic(at), mac, kind: Kind::Answer });
-        assert_eq!(answered_by_two(&asked, &answers), 2);
-        assert_eq!(answered_by_two(&asked, &answers[..1]), 0);
+        assert_eq!(answered_by_two(&asked, &answers), (2, Duration::from_nanos(2)));
+        assert_eq!(answered_by_two(&asked, &answers[..1]), (0, Duration::ZERO));
     }
 }

@@ -22,7 +22,7 @@ const MAX_ENDED: usize = 10_000;
 /// A write that is due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Due {
-    /// Which connection's; see [`super::keys`].
+    /// Which connection's; the last one stands for all that are fresh.
     pub(super) connection: u32,
     /// Its number there; they increase by one.
     pub(super) number: u64,

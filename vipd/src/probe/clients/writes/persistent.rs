@@ -20,6 +20,8 @@ use crate::probe::shots::Fate;
 
 /// Writes under way on one connection; what comes on top fails with `backlog`.
 const MAX_IN_FLIGHT: usize = 1024;
+/// Pause after a node has answered that it won't.
+const AFTER_NO: Duration = Duration::from_millis(100);
 /// A key is given another hour this often.
 const EXPIRE_EVERY: Duration = Duration::from_secs(600);
 
@@ -46,7 +48,7 @@ impl Persistent {
             let at = Monotonic::now();
             self.journal.ended(at, &why);
             session.give_up(&self.journal, at, &why);
-            session = self.reconnect(why.fate).await?;
+            session = self.reconnect(&why).await?;
         }
     }
 
@@ -81,11 +83,20 @@ impl Persistent {
 
     /// Opens the connection again: at once, and after an attempt that failed when the next write is
     /// due. Writes that are due meanwhile fail. `None` if nothing is due any more.
-    async fn reconnect(&mut self, lost_by: Fate) -> Option<Session> {
+    async fn reconnect(&mut self, lost_by: &Failure) -> Option<Session> {
         // As long as nothing else is known, those who can't write fare as those before did.
-        let mut fate = lost_by;
+        let mut fate = lost_by.fate;
         let target = self.target.clone();
-        let mut attempt: Option<Opening<'_>> = Some(Box::pin(target.open()));
+        // A node that said no (READONLY) will do so again, and each connection that this end closes
+        // costs a port for a minute.
+        let not_before = match fate {
+            Fate::Refused if lost_by.is_reply() => Monotonic::now() + AFTER_NO,
+            _ => Monotonic::now(),
+        };
+        let mut attempt: Option<Opening<'_>> = None;
+        if not_before <= Monotonic::now() {
+            attempt = Some(Box::pin(target.open()));
+        }
         loop {
             tokio::select! {
                 biased;
@@ -103,7 +114,9 @@ impl Persistent {
                 }
                 due = self.due.recv() => {
                     self.journal.not_sent(due?, "no connection", fate);
-                    attempt.get_or_insert_with(|| Box::pin(target.open()));
+                    if Monotonic::now() >= not_before {
+                        attempt.get_or_insert_with(|| Box::pin(target.open()));
+                    }
                 }
             }
         }

@@ -51,6 +51,9 @@ impl Written {
         layer.latency = persistent.latency(window, &layer.outages);
         let fresh = self.shots(&naming, |it| it.write.connection == fresh);
         layer.fresh = fresh.latency(window, &layer.outages);
+        if self.settings.connections == 0 {
+            layer.latency = layer.fresh.clone();
+        }
         layer.wire = None;
 
         let failed: u64 = self.entries.errors.values().sum();
@@ -115,19 +118,9 @@ impl Written {
     }
 
     fn schedule(&self) -> Schedule {
-        let records = &self.entries.records;
-        let late = records.iter().map(|it| it.sent.0.saturating_sub(it.write.due.0));
-        let mut late: Vec<u64> = late.collect();
-        late.sort_unstable();
-        let sent = late.len() as u64;
-        Schedule {
-            rate: self.rate(),
-            planned: sent + self.entries.skipped,
-            sent,
-            skipped: self.entries.skipped,
-            late_p99_ns: late.get(late.len() * 99 / 100).copied().unwrap_or_default(),
-            late_max_ns: late.last().copied().unwrap_or_default(),
-        }
+        let records = self.entries.records.iter();
+        let late = records.map(|it| it.sent.0.saturating_sub(it.write.due.0));
+        Schedule::of(self.rate(), late, self.entries.skipped)
     }
 
     /// Of all connections together, a second.

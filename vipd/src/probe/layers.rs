@@ -200,7 +200,7 @@ impl Packets {
         let ours = Ours {
             vip: self.to.ip(),
             syn: has(LayerName::Syn).then(|| (self.to.port(), self.ports.clone())),
-            icmp: has(LayerName::Icmp),
+            icmp: has(LayerName::Icmp).then_some(self.mark),
             who_has: has(LayerName::Arp) || has(LayerName::Nd),
         };
         Ok((link.port.ifindex, ours))

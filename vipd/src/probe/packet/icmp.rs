@@ -18,6 +18,8 @@ pub struct Icmp {
 }
 
 const HEADER: usize = 8;
+/// Where the mark is.
+pub(super) const MARK: std::ops::Range<usize> = HEADER..HEADER + 8;
 /// Behind the header: the mark, and the number.
 const PAYLOAD: usize = 16;
 

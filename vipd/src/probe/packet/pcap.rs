@@ -26,8 +26,8 @@ pub struct Ours {
     pub vip: IpAddr,
     /// The service's port and those that SYNs come from.
     pub syn: Option<(u16, RangeInclusive<u16>)>,
-    /// Echoes.
-    pub icmp: bool,
+    /// Echoes that carry this mark; see [`super::Icmp`].
+    pub icmp: Option<u64>,
     /// ARP, neighbour discovery.
     pub who_has: bool,
 }
@@ -143,16 +143,21 @@ impl Ours {
                 concerns_vip && tcp.payload().is_empty() && (between(from, to) || between(to, from))
             }
             Some(TransportSlice::Icmpv4(icmp)) => {
-                self.icmp && concerns_vip && ECHO_V4.contains(&icmp.type_u8())
+                concerns_vip && ECHO_V4.contains(&icmp.type_u8()) && self.is_marked(icmp.slice())
             }
             Some(TransportSlice::Icmpv6(icmp)) => {
                 let (kind, IpAddr::V6(vip)) = (icmp.type_u8(), self.vip) else { return false };
                 let about_vip = icmp.slice().get(8..24) == Some(&vip.octets()[..]);
                 (self.who_has && NEIGHBOUR_DISCOVERY.contains(&kind) && about_vip)
-                    || (self.icmp && concerns_vip && ECHO_V6.contains(&kind))
+                    || (concerns_vip && ECHO_V6.contains(&kind) && self.is_marked(icmp.slice()))
             }
             _ => false,
         }
+    }
+
+    fn is_marked(&self, echo: &[u8]) -> bool {
+        let mark = self.icmp.map(u64::to_be_bytes);
+        mark.is_some_and(|mark| echo.get(super::icmp::MARK) == Some(&mark[..]))
     }
 }
 
@@ -166,7 +171,7 @@ mod tests {
     const CLIENT: [u8; 4] = [198, 18, 0, 10];
 
     fn ours() -> Ours {
-        Ours { vip: VIP.into(), syn: Some((6379, 20_000..=29_999)), icmp: true, who_has: true }
+        Ours { vip: VIP.into(), syn: Some((6379, 20_000..=29_999)), icmp: Some(7), who_has: true }
     }
 
     fn tcp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
@@ -178,21 +183,25 @@ mod tests {
 
     #[test]
     fn only_the_probes_own_packets_are_written() {
-        let mut echo = vec![];
-        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(VIP, CLIENT, 64);
-        builder.icmpv4_echo_reply(1, 2).write(&mut echo, &[0; 16]).unwrap();
+        let echo = |mark: u64| {
+            let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(VIP, CLIENT, 64);
+            let (mut frame, payload) = (vec![], [mark.to_be_bytes(), [0; 8]].concat());
+            builder.icmpv4_echo_reply(1, 2).write(&mut frame, &payload).unwrap();
+            frame
+        };
         for (what, frame, is_ours) in [
             ("a SYN", tcp(20_000, 6379, &[]), true),
             ("an answer", tcp(6379, 29_999, &[]), true),
             ("a client's", tcp(40_000, 6379, &[]), false),
             ("a client's password", tcp(20_000, 6379, b"AUTH hunter2"), false),
             ("another service's", tcp(20_000, 22, &[]), false),
-            ("an echo", echo, true),
+            ("an echo", echo(7), true),
+            ("somebody else's echo", echo(8), false),
             ("nothing", vec![], false),
         ] {
             assert_eq!(ours().has(&frame), is_ours, "{what}");
         }
-        let nothing = Ours { syn: None, icmp: false, who_has: false, ..ours() };
+        let nothing = Ours { syn: None, icmp: None, who_has: false, ..ours() };
         assert!(!nothing.has(&tcp(20_000, 6379, &[])));
     }
 }

@@ -85,8 +85,15 @@ pub async fn run(flags: &ProbeFlags, print: impl Fn(&str) -> Result<()>) -> Resu
     if let Some(run) = runs.first_mut() {
         run.notes.splice(..0, notes);
     }
-    if let Some(capture) = capture {
-        capture.stop()?;
+    let captured = capture.map(Capture::stop).transpose();
+    if let (Ok(Some(captured)), Some(run)) = (&captured, runs.last_mut())
+        && captured.dropped > 0
+    {
+        run.notes.push(format!(
+            "--pcap: this host was too slow to write {} packets, some of which may have been the \
+             probe's",
+            captured.dropped
+        ));
     }
     if runs.is_empty() {
         outcome?;
@@ -97,6 +104,7 @@ pub async fn run(flags: &ProbeFlags, print: impl Fn(&str) -> Result<()>) -> Resu
         report.expectations = expectations.judge(&report.runs);
     }
     outputs.write(&report, print)?;
+    captured.context("--pcap: packets are missing")?;
     outcome?;
     let untriggered = report.runs.iter().any(|run| run.trigger.is_none());
     if expectations.is_some() && flags.cause.trigger.is_some() && untriggered {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
@@ -35,7 +35,16 @@ pub struct Ours {
 /// A capture on its way.
 pub struct Capture {
     end: Arc<End>,
-    thread: JoinHandle<Result<u64>>,
+    thread: JoinHandle<Result<Captured>>,
+}
+
+/// What a capture has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Captured {
+    /// Packets in the file.
+    pub written: u64,
+    /// Packets that are not, since this host was too slow; some of them may have been others'.
+    pub dropped: u64,
 }
 
 const GLANCE: Duration = Duration::from_millis(50);
@@ -66,8 +75,8 @@ impl Capture {
         Ok(Self { end, thread })
     }
 
-    /// Ends it, and says how many packets it wrote.
-    pub fn stop(self) -> Result<u64> {
+    /// Ends it.
+    pub fn stop(self) -> Result<Captured> {
         self.end.at_latest(Monotonic::now() + GLANCE);
         self.thread.join().map_err(|_| anyhow!("the capture panicked"))?
     }
@@ -78,19 +87,19 @@ fn write(
     ours: &Ours,
     mut writer: PcapWriter<BufWriter<File>>,
     end: &End,
-) -> Result<u64> {
+) -> Result<Captured> {
     let mut buffer = Buffer::new();
-    let mut count = 0;
-    while Monotonic::now() < end.at() && count < MAX_PACKETS {
+    let mut written = 0;
+    while Monotonic::now() < end.at() && written < MAX_PACKETS {
         socket.wait(GLANCE)?;
         while let Some(frame) = socket.receive(&mut buffer)? {
             if !ours.has(frame.bytes) {
                 continue;
             }
             let length = u32::try_from(frame.bytes.len())?;
-            let packet = PcapPacket::new(wall_clock(frame.at), length, frame.bytes);
+            let packet = PcapPacket::new(frame.wall_clock, length, frame.bytes);
             writer.write_packet(&packet).context("cannot write to the packet file")?;
-            count += 1;
+            written += 1;
             if Monotonic::now() >= end.at() {
                 break;
             }
@@ -98,12 +107,7 @@ fn write(
     }
     let file = writer.into_writer().into_inner().map_err(std::io::IntoInnerError::into_error);
     file.context("cannot write to the packet file")?;
-    Ok(count)
-}
-
-fn wall_clock(at: Monotonic) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Monotonic::now().since(at))
+    Ok(Captured { written, dropped: socket.dropped()? })
 }
 
 impl Ours {

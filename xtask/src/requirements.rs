@@ -69,6 +69,8 @@ pub const REQUIREMENTS: &[Requirement] = &[
     program("tcpdump", &["tcpdump"], "captures of what the lab's hosts see", Scope::Lab),
     program("openssl", &["openssl"], "certificates for the TLS tests", Scope::Lab),
     program("nft", &["nftables"], "cuts single Sentinels off in the lab", Scope::Lab),
+    program("setpriv", &["util-linux"], "runs vipd probe without a capability", Scope::Lab),
+    program("mount", &["mount"], "a disk that is full, for the tests of vipd probe", Scope::Lab),
     program(
         "arping",
         &["iputils-arping"],

@@ -128,6 +128,27 @@ fn a_file_that_can_not_be_written_is_an_error_before_anything_is_sent() -> Resul
     sent.nothing()
 }
 
+#[test]
+fn a_disk_that_is_full_costs_the_packet_file_and_not_the_report() -> Result<()> {
+    let site = Site::up()?;
+    site.give_vips(0)?;
+    let _listener = site.listen(0, true)?;
+    let target = Site::vip(true).to_string();
+    let small = site.directory().join("small");
+    fs::create_dir(&small)?;
+    // Seen by this probe only, and gone with it.
+    let mount = format!("mount -t tmpfs -o size=64k tmpfs {} && exec \"$@\"", small.display());
+    let by = ["unshare", "--mount", "sh", "-c", &mount, "sh"];
+    let pcap = format!("--pcap={}", small.join("probe.pcap").display());
+    let arguments = [&target, "--layers=syn", "--duration=1s", "--warm-up=200ms", &pcap];
+    let measured = site.start(&mut site.command_by(&by, &arguments))?.end()?;
+    measured.must_end(1, &["--pcap", "No space left"])?;
+    let report = measured.report.context("there is no report")?;
+    let layer = report.runs.first().and_then(|it| it.layer(LayerName::Syn)).context("no layer")?;
+    ensure!(layer.fates.get("syn_ack").is_some_and(|&it| it > 500), "{layer:?}");
+    Ok(())
+}
+
 /// What arrives at the server.
 struct Watched(Tap);
 

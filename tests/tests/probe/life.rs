@@ -45,6 +45,22 @@ fn whoever_is_interrupted_in_the_warm_up_reports_too() -> Result<()> {
 }
 
 #[test]
+fn whoever_is_interrupted_twice_leaves_nothing_behind() -> Result<()> {
+    let served = Served::up()?;
+    let pids = served.site.directory().join("pids");
+    let restore = format!("--restore=sleep 1000 & echo $! $$ >{}; sleep 1000", pids.display());
+    let mut probe = served.probe(&["--duration=500ms", "--trigger=true", &restore])?;
+    probe.wait_until("it is restoring", || written(&pids))?;
+    probe.signal(Signal::SIGINT)?;
+    probe.signal(Signal::SIGTERM)?;
+    let measured = probe.end()?;
+    measured.must_end(130, &[])?;
+    ensure!(measured.report.is_none(), "{:?}", measured.report);
+    gone(&pids)?;
+    served.nothing_left()
+}
+
+#[test]
 fn a_trigger_that_fails_is_an_error_and_what_was_measured_is_reported() -> Result<()> {
     let served = Served::up()?;
     let probe = served.probe(&[

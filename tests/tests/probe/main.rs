@@ -2,6 +2,7 @@
 //! once, counts that somebody else has counted too. See `vipd_tests::truth`.
 
 mod announcement;
+mod capture;
 mod counts;
 mod dropped;
 mod gap;

@@ -55,7 +55,6 @@ fn two_at_once(is_v4: bool) -> Result<()> {
     ensure!(Monotonic::now() < from, "the second host was let in too late");
     let measured = probe.end()?;
 
-    let run = measured.run()?;
     let layer = measured.layer(link.layer)?;
     let owners = layer.owners.as_ref().context("no owners")?;
     let macs = [0, 1].map(|it| link.site.servers[it].mac);

@@ -24,6 +24,7 @@ pub struct Packets {
     ports: RangeInclusive<u16>,
     link: Option<Link>,
     rates: Rates,
+    mark: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +72,7 @@ impl Packets {
                 icmp: flags.load.icmp_rate,
                 syn: flags.load.syn_rate,
             },
+            mark: random(),
         };
         let problem = match link {
             Ok(link) if link.on_link || flags.load.interface.is_some() => {
@@ -135,7 +137,7 @@ impl Packets {
     fn attempt(&self, name: LayerName) -> io::Result<()> {
         match name {
             LayerName::Arp | LayerName::Nd => self.who_has().map(drop),
-            LayerName::Icmp => Icmp::new(self.to.ip(), 0).map(drop),
+            LayerName::Icmp => Icmp::new(self.to.ip(), self.mark, 0).map(drop),
             LayerName::Syn => self.syn(0).map(drop),
             LayerName::Redis | LayerName::Idle => Ok(()),
         }
@@ -171,7 +173,7 @@ impl Packets {
                     shoot(self.who_has(), pace(self.rates.arp), end, timeout, &live)
                 }
                 LayerName::Icmp => {
-                    let icmp = Icmp::new(self.to.ip(), random());
+                    let icmp = Icmp::new(self.to.ip(), self.mark, random());
                     shoot(icmp, pace(self.rates.icmp), end, timeout, &live)
                 }
                 LayerName::Syn => {
@@ -198,7 +200,7 @@ impl Packets {
         let ours = Ours {
             vip: self.to.ip(),
             syn: has(LayerName::Syn).then(|| (self.to.port(), self.ports.clone())),
-            icmp: has(LayerName::Icmp),
+            icmp: has(LayerName::Icmp).then_some(self.mark),
             who_has: has(LayerName::Arp) || has(LayerName::Nd),
         };
         Ok((link.port.ifindex, ours))

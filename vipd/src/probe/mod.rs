@@ -33,7 +33,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use self::clients::{ClientSettings, Target};
 use self::expect::Expectations;
@@ -52,6 +52,8 @@ pub use settings::{SourcePorts, TargetFlag};
 
 /// Exit status if it is not as `--expect` says.
 const UNEXPECTED: u8 = 3;
+/// Exit status if it was interrupted twice: that of a shell for SIGINT.
+const ABANDONED: i32 = 130;
 /// Longest time for `--restore`.
 const RESTORE: Duration = Duration::from_secs(600);
 
@@ -62,7 +64,20 @@ const RESTORE: Duration = Duration::from_secs(600);
 ///
 /// It could not measure; what was measured before has been reported.
 pub async fn run(flags: &ProbeFlags, print: impl Fn(&str) -> Result<()>) -> Result<ExitCode> {
-    let mut interrupted = interruption()?;
+    let (interrupted, abandoned) = interruption()?;
+    tokio::select! {
+        outcome = measure_and_report(flags, print, interrupted) => outcome,
+        // The other one has been dropped by then, which takes back what it had begun: files, and
+        // commands that run. Answers that may still come are not waited for.
+        Ok(()) = abandoned => std::process::exit(ABANDONED),
+    }
+}
+
+async fn measure_and_report(
+    flags: &ProbeFlags,
+    print: impl Fn(&str) -> Result<()>,
+    mut interrupted: watch::Receiver<bool>,
+) -> Result<ExitCode> {
     let expectations: Option<Expectations> =
         flags.expect.as_deref().map(str::parse).transpose().context("--expect")?;
     let outputs = Outputs::prepare(flags)?;
@@ -87,7 +102,16 @@ pub async fn run(flags: &ProbeFlags, print: impl Fn(&str) -> Result<()>) -> Resu
         run.notes.splice(..0, notes);
     }
     // What fails from here on must not keep the rest from being reported.
-    let captured = capture.map_or(Ok(()), |capture| capture.stop().map(drop));
+    let captured = capture.map(Capture::stop).transpose();
+    if let (Ok(Some(captured)), Some(run)) = (&captured, runs.last_mut())
+        && captured.dropped > 0
+    {
+        run.notes.push(format!(
+            "--pcap: this host was too slow to write {} packets, some of which may have been the \
+             probe's",
+            captured.dropped
+        ));
+    }
     if runs.is_empty() {
         outcome?;
         bail!("interrupted before anything was measured");
@@ -98,7 +122,7 @@ pub async fn run(flags: &ProbeFlags, print: impl Fn(&str) -> Result<()>) -> Resu
     }
     let written = outputs.write(&report, print);
     outcome?;
-    captured?;
+    captured.context("--pcap: packets are missing")?;
     written?;
     let is_whole = report.runs.len() == flags.cause.runs as usize
         && report.runs.iter().all(|run| !run.interrupted);
@@ -221,29 +245,34 @@ fn client_target(
     })
 }
 
-/// Becomes true at the first SIGINT, SIGTERM or SIGHUP; the second one ends the program.
-fn interruption() -> Result<watch::Receiver<bool>> {
+/// The first becomes true at the first SIGINT, SIGTERM or SIGHUP, the other one comes at the second.
+fn interruption() -> Result<(watch::Receiver<bool>, oneshot::Receiver<()>)> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (sender, receiver) = watch::channel(false);
-    let mut interrupts = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
-    let mut terminations = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-    let mut hang_ups = signal(SignalKind::hangup()).context("cannot listen for signals")?;
-    tokio::spawn(async move {
-        for count in 1.. {
-            tokio::select! {
-                _ = interrupts.recv() => {}
-                _ = terminations.recv() => {}
-                // The terminal may be gone because of what is measured.
-                _ = hang_ups.recv() => {}
-            }
-            if count > 1 {
-                std::process::exit(130);
-            }
-            sender.send_replace(true);
-            eprintln!("vipd: ending this run: reading back what was written (once more: give up)");
+    let (interrupt, interrupted) = watch::channel(false);
+    let (abandon, abandoned) = oneshot::channel();
+    let listen = |kind| signal(kind).context("cannot listen for signals");
+    let mut interrupts = listen(SignalKind::interrupt())?;
+    let mut terminations = listen(SignalKind::terminate())?;
+    let mut hang_ups = listen(SignalKind::hangup())?;
+    let mut next = async move || {
+        tokio::select! {
+            _ = interrupts.recv() => {}
+            _ = terminations.recv() => {}
+            // The terminal may be gone because of what is measured.
+            _ = hang_ups.recv() => {}
         }
+    };
+    tokio::spawn(async move {
+        next().await;
+        interrupt.send_replace(true);
+        eprintln!("vipd: ending this run, and reading back what was written; once more: give up");
+        next().await;
+        // Whoever is not there any more has ended.
+        let _ = abandon.send(());
+        // The first is waited for by others, who trust that it lives as long as the program.
+        interrupt.closed().await;
     });
-    Ok(receiver)
+    Ok((interrupted, abandoned))
 }
 
 /// The files that are asked for.

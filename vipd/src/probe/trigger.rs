@@ -54,24 +54,41 @@ pub async fn run(
         Ok(child) => child,
         Err(error) => return failed(format!("sh can't be started: {error}")),
     };
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+    // Dropped before the child, as long as its number is its own.
+    let mut group = Group(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw));
     let said = child.stderr.take();
     let mut whole = std::pin::pin!(wait(&mut child, said));
     let why = tokio::select! {
-        (status, tail) = &mut whole => return told(status, &tail),
+        (status, tail) = &mut whole => {
+            // What it leaves in the background is to stay.
+            group.0 = None;
+            return told(status, &tail);
+        }
         () = sleep(limit) => format!("had not ended after {limit:?}"),
         () = stop => "the run was interrupted".to_owned(),
     };
-    let mut is_over = false;
-    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-        if let Some(group) = group {
+    group.signal(Signal::SIGTERM);
+    // Those that it started may take longer, or not listen: whoever is left is killed.
+    let _ = timeout(GRACE, &mut whole).await;
+    failed(format!("ended from outside: {why}"))
+}
+
+/// The processes of a command that has not ended; dropping this kills them.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn signal(&self, signal: Signal) {
+        if let Some(group) = self.0 {
             // It may have ended just now.
             let _ = killpg(group, signal);
         }
-        // Those that it started may take longer, or not listen: all of them get both.
-        is_over = is_over || timeout(GRACE, &mut whole).await.is_ok();
     }
-    failed(format!("ended from outside: {why}"))
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::SIGKILL);
+    }
 }
 
 /// Its exit status, and the end of what it says.

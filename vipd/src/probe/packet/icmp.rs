@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 
 use super::socket::{PacketSocket, echo_protocol};
-use super::volley::{Answer, Probe};
+use super::volley::{Answer, MAX_PACKETS, Probe};
 
 /// Echo requests that carry their number.
 #[derive(Debug)]
@@ -15,16 +15,20 @@ pub struct Icmp {
     /// ICMPv6 checksums are the kernel's, since they cover addresses.
     checksum: bool,
     mark: u64,
+    first: u64,
 }
 
 const HEADER: usize = 8;
+/// Where the mark is.
+pub(super) const MARK: std::ops::Range<usize> = HEADER..HEADER + 8;
 /// Behind the header: the mark, and the number.
 const PAYLOAD: usize = 16;
 
 impl Icmp {
-    /// With a socket to send them by: a raw one, or what this user may have. `mark` tells this run's
-    /// from others', and is best a random number.
-    pub fn new(to: IpAddr, mark: u64) -> io::Result<(PacketSocket, Self)> {
+    /// With a socket to send them by: a raw one, or what this user may have. `mark` tells this probe's
+    /// from others', and `first`, the number that stands in the first one, this run's from those of an
+    /// earlier one. Both are best random numbers.
+    pub fn new(to: IpAddr, mark: u64, first: u64) -> io::Result<(PacketSocket, Self)> {
         let socket = match PacketSocket::raw(to, echo_protocol(to)) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 PacketSocket::ping(to).map_err(|_| error)?
@@ -32,7 +36,7 @@ impl Icmp {
             socket => socket?,
         };
         let (request, reply) = if to.is_ipv4() { (8, 0) } else { (128, 129) };
-        Ok((socket, Self { request, reply, id: mark as u16, checksum: to.is_ipv4(), mark }))
+        Ok((socket, Self { request, reply, id: mark as u16, checksum: to.is_ipv4(), mark, first }))
     }
 }
 
@@ -42,7 +46,7 @@ impl Probe for Icmp {
         packet.extend(self.id.to_be_bytes());
         packet.extend((number as u16).to_be_bytes());
         packet.extend(self.mark.to_be_bytes());
-        packet.extend(number.to_be_bytes());
+        packet.extend(self.first.wrapping_add(number).to_be_bytes());
         if self.checksum {
             let sum = etherparse::checksum::u64_16bit_word::ones_complement(
                 etherparse::checksum::u64_16bit_word::add_slice(0, &packet),
@@ -70,8 +74,8 @@ impl Icmp {
             return None;
         }
         let (mark, number) = bytes.get(HEADER..HEADER + PAYLOAD)?.split_at(8);
-        let number = u64::from_be_bytes(number.try_into().ok()?);
-        (mark == self.mark.to_be_bytes()).then_some(number)
+        let number = u64::from_be_bytes(number.try_into().ok()?).wrapping_sub(self.first);
+        (mark == self.mark.to_be_bytes() && number < MAX_PACKETS).then_some(number)
     }
 }
 
@@ -80,7 +84,14 @@ mod tests {
     use super::*;
 
     fn icmp() -> Icmp {
-        Icmp { request: 8, reply: 0, id: 7, checksum: true, mark: 0x1234_5678_9abc_def0 }
+        Icmp {
+            request: 8,
+            reply: 0,
+            id: 7,
+            checksum: true,
+            mark: 0x1234_5678_9abc_def0,
+            first: u64::MAX - 1,
+        }
     }
 
     #[test]
@@ -95,7 +106,9 @@ mod tests {
             packet[4..6].copy_from_slice(&[9, 9]);
             assert_eq!(icmp.read(&packet).and_then(|answer| answer.number), Some(number));
             let other = Icmp { mark: 1, ..icmp.clone_for_test() };
-            assert_eq!(other.read(&packet), None, "another run's");
+            assert_eq!(other.read(&packet), None, "another probe's");
+            let later = Icmp { first: 1 << 40, ..icmp.clone_for_test() };
+            assert_eq!(later.read(&packet), None, "another run's");
             assert_eq!(icmp.read(&packet[..20]), None);
         }
     }

@@ -11,7 +11,7 @@ mod volley;
 
 pub use icmp::Icmp;
 pub use pace::{End, Lateness, Pace, wait_until};
-pub use pcap::{Capture, Ours};
+pub use pcap::{Capture, Captured, Ours};
 pub use socket::PacketSocket;
 pub use syn::Syn;
 pub use volley::{Answer, Heard, MAX_PACKETS, Probe, Sent, Volley, VolleyRecord};

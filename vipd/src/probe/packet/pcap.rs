@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
@@ -26,8 +26,8 @@ pub struct Ours {
     pub vip: IpAddr,
     /// The service's port and those that SYNs come from.
     pub syn: Option<(u16, RangeInclusive<u16>)>,
-    /// Echoes.
-    pub icmp: bool,
+    /// Echoes that carry this mark; see [`super::Icmp`].
+    pub icmp: Option<u64>,
     /// ARP, neighbour discovery.
     pub who_has: bool,
 }
@@ -35,7 +35,16 @@ pub struct Ours {
 /// A capture on its way.
 pub struct Capture {
     end: Arc<End>,
-    thread: JoinHandle<Result<u64>>,
+    thread: JoinHandle<Result<Captured>>,
+}
+
+/// What a capture has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Captured {
+    /// Packets in the file.
+    pub written: u64,
+    /// Packets that are not, since this host was too slow; some of them may have been others'.
+    pub dropped: u64,
 }
 
 const GLANCE: Duration = Duration::from_millis(50);
@@ -66,8 +75,8 @@ impl Capture {
         Ok(Self { end, thread })
     }
 
-    /// Ends it, and says how many packets it wrote.
-    pub fn stop(self) -> Result<u64> {
+    /// Ends it.
+    pub fn stop(self) -> Result<Captured> {
         self.end.at_latest(Monotonic::now() + GLANCE);
         self.thread.join().map_err(|_| anyhow!("the capture panicked"))?
     }
@@ -78,19 +87,19 @@ fn write(
     ours: &Ours,
     mut writer: PcapWriter<BufWriter<File>>,
     end: &End,
-) -> Result<u64> {
+) -> Result<Captured> {
     let mut buffer = Buffer::new();
-    let mut count = 0;
-    while Monotonic::now() < end.at() && count < MAX_PACKETS {
+    let mut written = 0;
+    while Monotonic::now() < end.at() && written < MAX_PACKETS {
         socket.wait(GLANCE)?;
         while let Some(frame) = socket.receive(&mut buffer)? {
             if !ours.has(frame.bytes) {
                 continue;
             }
             let length = u32::try_from(frame.bytes.len())?;
-            let packet = PcapPacket::new(wall_clock(frame.at), length, frame.bytes);
+            let packet = PcapPacket::new(frame.wall_clock, length, frame.bytes);
             writer.write_packet(&packet).context("cannot write to the packet file")?;
-            count += 1;
+            written += 1;
             if Monotonic::now() >= end.at() {
                 break;
             }
@@ -98,12 +107,7 @@ fn write(
     }
     let file = writer.into_writer().into_inner().map_err(std::io::IntoInnerError::into_error);
     file.context("cannot write to the packet file")?;
-    Ok(count)
-}
-
-fn wall_clock(at: Monotonic) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Monotonic::now().since(at))
+    Ok(Captured { written, dropped: socket.dropped()? })
 }
 
 impl Ours {
@@ -143,16 +147,21 @@ impl Ours {
                 concerns_vip && tcp.payload().is_empty() && (between(from, to) || between(to, from))
             }
             Some(TransportSlice::Icmpv4(icmp)) => {
-                self.icmp && concerns_vip && ECHO_V4.contains(&icmp.type_u8())
+                concerns_vip && ECHO_V4.contains(&icmp.type_u8()) && self.is_marked(icmp.slice())
             }
             Some(TransportSlice::Icmpv6(icmp)) => {
                 let (kind, IpAddr::V6(vip)) = (icmp.type_u8(), self.vip) else { return false };
                 let about_vip = icmp.slice().get(8..24) == Some(&vip.octets()[..]);
                 (self.who_has && NEIGHBOUR_DISCOVERY.contains(&kind) && about_vip)
-                    || (self.icmp && concerns_vip && ECHO_V6.contains(&kind))
+                    || (concerns_vip && ECHO_V6.contains(&kind) && self.is_marked(icmp.slice()))
             }
             _ => false,
         }
+    }
+
+    fn is_marked(&self, echo: &[u8]) -> bool {
+        let mark = self.icmp.map(u64::to_be_bytes);
+        mark.is_some_and(|mark| echo.get(super::icmp::MARK) == Some(&mark[..]))
     }
 }
 
@@ -166,7 +175,7 @@ mod tests {
     const CLIENT: [u8; 4] = [198, 18, 0, 10];
 
     fn ours() -> Ours {
-        Ours { vip: VIP.into(), syn: Some((6379, 20_000..=29_999)), icmp: true, who_has: true }
+        Ours { vip: VIP.into(), syn: Some((6379, 20_000..=29_999)), icmp: Some(7), who_has: true }
     }
 
     fn tcp(from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
@@ -178,21 +187,25 @@ mod tests {
 
     #[test]
     fn only_the_probes_own_packets_are_written() {
-        let mut echo = vec![];
-        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(VIP, CLIENT, 64);
-        builder.icmpv4_echo_reply(1, 2).write(&mut echo, &[0; 16]).unwrap();
+        let echo = |mark: u64| {
+            let builder = PacketBuilder::ethernet2([2; 6], [4; 6]).ipv4(VIP, CLIENT, 64);
+            let (mut frame, payload) = (vec![], [mark.to_be_bytes(), [0; 8]].concat());
+            builder.icmpv4_echo_reply(1, 2).write(&mut frame, &payload).unwrap();
+            frame
+        };
         for (what, frame, is_ours) in [
             ("a SYN", tcp(20_000, 6379, &[]), true),
             ("an answer", tcp(6379, 29_999, &[]), true),
             ("a client's", tcp(40_000, 6379, &[]), false),
             ("a client's password", tcp(20_000, 6379, b"AUTH hunter2"), false),
             ("another service's", tcp(20_000, 22, &[]), false),
-            ("an echo", echo, true),
+            ("an echo", echo(7), true),
+            ("somebody else's echo", echo(8), false),
             ("nothing", vec![], false),
         ] {
             assert_eq!(ours().has(&frame), is_ours, "{what}");
         }
-        let nothing = Ours { syn: None, icmp: false, who_has: false, ..ours() };
+        let nothing = Ours { syn: None, icmp: None, who_has: false, ..ours() };
         assert!(!nothing.has(&tcp(20_000, 6379, &[])));
     }
 }

@@ -41,6 +41,8 @@ enum Family {
 pub struct Received<'a> {
     /// The kernel's time of it.
     pub at: Monotonic,
+    /// The same by the wall clock, since 1970.
+    pub wall_clock: Duration,
     /// The packet, from its transport header on (or a whole frame, from a packet socket).
     pub bytes: &'a [u8],
 }
@@ -182,6 +184,7 @@ impl PacketSocket {
         let Some((length, at, _)) = self.message(buffer, MsgFlags::empty())? else {
             return Ok(None);
         };
+        let wall_clock = buffer.clocks.wall_clock(at);
         let bytes = &buffer.bytes[..length];
         let bytes = match self.family {
             Family::Bare => bytes,
@@ -190,7 +193,7 @@ impl PacketSocket {
                 bytes.get(header..).unwrap_or_default()
             }
         };
-        Ok(Some(Received { at, bytes }))
+        Ok(Some(Received { at, wall_clock, bytes }))
     }
 
     /// The next entry of the error queue; `None` if there is none.
@@ -276,6 +279,10 @@ impl Clocks {
         let looks: [_; LOOKS] = std::array::from_fn(|_| look());
         // There is one.
         looks.into_iter().min_by_key(|(apart, _)| *apart).map_or_else(|| look().1, |(_, it)| it)
+    }
+
+    fn wall_clock(&self, at: Monotonic) -> Duration {
+        Duration::from_nanos(at.0.saturating_add(self.ahead))
     }
 
     fn monotonic(&mut self, stamp: TimeSpec) -> Monotonic {

@@ -55,7 +55,10 @@ impl Way {
                 "vipd on a director, mode `nat`, defaults (early cutover, no fast fail)"
             }
             Self::VipdDsr => "vipd on a director, mode `dsr`, defaults",
-            Self::VipdHost => "vipd on the Redis hosts, mode `host`, defaults",
+            Self::VipdHost => {
+                "vipd on the Redis hosts, mode `host`, `lease_ms = 500` (not above \
+                 down-after-milliseconds), else defaults"
+            }
             Self::Script => {
                 "`client-reconfig-script` on the Redis hosts: `ip addr add` and `arping -A -c 3`"
             }
@@ -109,6 +112,13 @@ impl Way {
             Self::Nftables => Options::moved_by(Mover::NftListener),
             Self::SentinelClient => Options::moved_by(Mover::Nobody),
         };
-        Options { down_after: DOWN_AFTER, failover_timeout: FAILOVER_TIMEOUT, ..options }
+        // As README asks for: a host that is cut off is silent when another one has been made master.
+        let daemon = if self == Self::VipdHost { "lease_ms = 500\n" } else { "" };
+        Options {
+            down_after: DOWN_AFTER,
+            failover_timeout: FAILOVER_TIMEOUT,
+            daemon: daemon.to_owned(),
+            ..options
+        }
     }
 }

@@ -88,6 +88,47 @@ fn a_listener_that_is_gone_for_a_while_is_a_blackout_with_resets() -> Result<()>
 }
 
 #[test]
+fn a_firewall_that_rejects_is_told_of_by_its_reason_for_every_probe() -> Result<()> {
+    for is_v4 in [true, false] {
+        let site = Site::up()?;
+        site.give_vips(0)?;
+        let _listener = site.listen(0, is_v4)?;
+        let server = &site.servers[0].namespace;
+        // Each gets its error, however many there are.
+        for (setting, value) in [
+            ("net/ipv4/icmp_ratelimit", "0"),
+            ("net/ipv4/icmp_msgs_per_sec", "100000"),
+            ("net/ipv4/icmp_msgs_burst", "100000"),
+            ("net/ipv6/icmp/ratelimit", "0"),
+        ] {
+            server.sysctl(setting, value)?;
+        }
+        let syns = Tap::attach(server, "eth0", &[Rule::syn(is_v4, PORT)])?;
+        let kind = if is_v4 { "icmp" } else { "icmpv6" };
+        server.nft(&format!(
+            "table inet wall {{
+                chain input {{
+                    type filter hook input priority 0; policy accept;
+                    tcp dport {PORT} reject with {kind} type admin-prohibited
+                }}
+            }}\n"
+        ))?;
+        let target = Site::vip(is_v4).to_string();
+        let layers = ["--layers=icmp,syn", "--duration=700ms", "--warm-up=200ms"];
+        let measured = site.probe(&[&[target.as_str()], layers.as_slice()].concat())?.end()?;
+        let layer = measured.layer(LayerName::Syn)?;
+        let sent = layer.schedule.context("no schedule")?.sent;
+        println!("{sent} sent, {} arrived, {:?}", syns.count(0), layer.fates);
+        let all: BTreeMap<_, _> = [("prohibited".to_owned(), sent)].into();
+        ensure!(layer.fates == all && layer.errors == all, "{:?}, {:?}", layer.fates, layer.errors);
+        ensure!(syns.count(0) == sent, "{} of {sent} arrived", syns.count(0));
+        let echo = measured.layer(LayerName::Icmp)?;
+        ensure!(echo.lost == 0, "{:?}", echo.fates);
+    }
+    Ok(())
+}
+
+#[test]
 fn an_address_that_says_nothing_at_all_is_an_error_that_names_it() -> Result<()> {
     let site = Site::up()?;
     // Somebody is there, and drops everything.

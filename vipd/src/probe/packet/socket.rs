@@ -204,7 +204,7 @@ impl PacketSocket {
         let bytes = &buffer.bytes[..length];
         Ok(Some(match error {
             Some(error) if error.ee_origin != libc::SO_EE_ORIGIN_TIMESTAMPING => {
-                Note::Undeliverable { at, quoted: bytes, why: reason(error.ee_errno) }
+                Note::Undeliverable { at, quoted: bytes, why: undeliverable(&error) }
             }
             _ => Note::Sent { at, frame: bytes },
         }))
@@ -324,13 +324,28 @@ pub fn reason_of(error: &io::Error) -> &'static str {
     reason(error.raw_os_error().unwrap_or(0).cast_unsigned())
 }
 
+/// What somebody on the way says. Linux has one error number for several of these: a firewall is no
+/// host that is gone.
+fn undeliverable(error: &libc::sock_extended_err) -> &'static str {
+    match (error.ee_origin, error.ee_type, error.ee_code) {
+        // RFC 792, RFC 1122 section 3.2.2.1, RFC 1812 section 5.2.7.1.
+        (libc::SO_EE_ORIGIN_ICMP, 3, 9 | 10 | 13) => PROHIBITED,
+        // RFC 4443 sections 3.1 and 3.3.
+        (libc::SO_EE_ORIGIN_ICMP6, 1, 1 | 5 | 6) => PROHIBITED,
+        (libc::SO_EE_ORIGIN_ICMP, 11, _) | (libc::SO_EE_ORIGIN_ICMP6, 3, _) => "time exceeded",
+        _ => reason(error.ee_errno),
+    }
+}
+
+const PROHIBITED: &str = "prohibited";
+
 fn reason(errno: u32) -> &'static str {
     match errno.cast_signed() {
         libc::EHOSTUNREACH | libc::EHOSTDOWN | libc::ENONET => "host unreachable",
         libc::ENETUNREACH => "network unreachable",
         libc::ENETDOWN => "network down",
         libc::ECONNREFUSED => "port unreachable",
-        libc::EACCES | libc::EPERM => "prohibited",
+        libc::EACCES | libc::EPERM => PROHIBITED,
         libc::ENOBUFS | libc::ENOMEM => "no buffer",
         libc::EMSGSIZE => "too big",
         libc::EPROTO | libc::ENOPROTOOPT => "protocol unreachable",

@@ -31,5 +31,8 @@ pub fn cargo() -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(program);
     command.current_dir(root()).env("CARGO_TARGET_DIR", target());
+    // `cargo run` sets these for xtask itself. Build scripts of others look at the first, and would
+    // run again, with all that depends on them, whenever cargo is called the one way after the other.
+    command.env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_MANIFEST_PATH");
     command
 }

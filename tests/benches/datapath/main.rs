@@ -91,6 +91,8 @@ fn release() -> Result<()> {
         let done = site.release(true, false);
         ensure!(done.syns == count, "{done:?}");
         let syns = done.replayed.since(done.begun);
+        // Both would have interfaces of the same names.
+        drop(site);
         let mut site = Site::<Ipv4>::up(ForwardMode::Nat, 2 * MANY);
         for number in 0..count {
             for (key, flow) in site.connection(number, ForwardMode::Nat) {

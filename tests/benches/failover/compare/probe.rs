@@ -18,7 +18,7 @@ use vipd_tests::wait::{PATIENCE, wait_for};
 use super::way::Way;
 
 /// How long all must be well before the fault.
-const WARM_UP: Duration = Duration::from_secs(2);
+const WARM_UP: Duration = Duration::from_secs(1);
 /// Questions a second for the VIP's link-layer address.
 const ARP_RATE: u32 = 100;
 /// The observer's probe is ended when the clients' has ended; never later than this.

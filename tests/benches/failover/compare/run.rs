@@ -124,9 +124,9 @@ pub fn measure(lab: &mut Lab, cell: &Cell, number: usize, keep: Option<&Path>) -
 /// 10 s: only then is it known which writes are lost.
 fn watched(scenario: Scenario) -> Duration {
     Duration::from_secs(match scenario {
-        Scenario::Kill | Scenario::Gone => 7,
-        Scenario::Planned | Scenario::Switchover => 15,
-        Scenario::Stop | Scenario::Partition | Scenario::Back => 18,
+        Scenario::Kill | Scenario::Gone => 6,
+        Scenario::Planned | Scenario::Switchover => 14,
+        Scenario::Stop | Scenario::Partition | Scenario::Back => 17,
     })
 }
 

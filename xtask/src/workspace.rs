@@ -4,6 +4,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Beginnings of the variables by which cargo tells a program of its package.
+const OF_A_PACKAGE: [&str; 2] = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+
 /// The workspace's root directory.
 pub fn root() -> &'static Path {
     // xtask is a direct member of the workspace.
@@ -31,8 +34,14 @@ pub fn cargo() -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let mut command = Command::new(program);
     command.current_dir(root()).env("CARGO_TARGET_DIR", target());
-    // `cargo run` sets these for xtask itself. Build scripts of others look at the first, and would
-    // run again, with all that depends on them, whenever cargo is called the one way after the other.
-    command.env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_MANIFEST_PATH");
+    // `cargo run` sets these for xtask itself. Build scripts of others look at them, and would run
+    // again, with all that depends on them, whenever cargo is called the one way after the other.
+    for (name, _) in std::env::vars_os() {
+        let of_a_package =
+            name.to_str().is_some_and(|it| OF_A_PACKAGE.iter().any(|of| it.starts_with(of)));
+        if of_a_package {
+            command.env_remove(name);
+        }
+    }
     command
 }

@@ -260,7 +260,7 @@ struct Clocks {
     compared: Monotonic,
 }
 
-/// Slewing moves the clocks apart by half a microsecond meanwhile, at most.
+/// Slewing (500 ppm) moves the clocks apart by 50 µs meanwhile, at most.
 const FRESH: Duration = Duration::from_millis(100);
 /// Somebody else may run between two looks at two clocks: the closest pair of so many counts.
 const LOOKS: usize = 5;

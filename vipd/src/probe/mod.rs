@@ -198,10 +198,7 @@ async fn prepare(flags: &ProbeFlags) -> Result<(Session, Vec<String>)> {
     };
     let packets = packets.filter(|packets| !packets.names().is_empty());
     let target = client_target(flags, to, group.as_ref())?;
-    let name = match &flags.target {
-        Some(target) => target.to_string(),
-        None => target.to_string(),
-    };
+    let name = flags.target.as_ref().map_or_else(|| target.to_string(), ToString::to_string);
     let is_client = |layer: &LayerName| matches!(layer, LayerName::Redis | LayerName::Idle);
     let clients = layers.iter().any(is_client).then(|| ClientSettings {
         target,

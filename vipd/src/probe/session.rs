@@ -65,18 +65,17 @@ impl Session {
         interrupted: &mut watch::Receiver<bool>,
         triggered: &mut bool,
     ) -> Result<Run> {
-        let clients = Clients::open(self).await?;
+        let mut clients = Clients::open(self).await?;
         let marks = match &self.group {
             Some(group) => Some((group.nodes().await, group.follow().await)),
             None => None,
         };
         let begin = Monotonic::now() + LEAD;
         let end = Arc::new(End::new(begin + self.duration));
-        let mut running = match &self.packets {
+        let running = match &self.packets {
             Some(packets) => packets.start(begin, &end, self.timeout)?,
             None => vec![],
         };
-        let mut clients = clients;
         clients.begin(begin)?;
         let lives = lives(&running, &clients);
         let progress = Progress::start(number, &lives, self.duration);
@@ -93,9 +92,8 @@ impl Session {
             }
         };
 
-        let packets = std::mem::take(&mut running);
         let joined = tokio::task::spawn_blocking(move || {
-            packets.into_iter().map(|it| (it.name, it.volley.join())).collect::<Vec<_>>()
+            running.into_iter().map(|it| (it.name, it.volley.join())).collect::<Vec<_>>()
         });
         let (joined, (written, waited)) = tokio::join!(joined, clients.stop());
         let volleys = joined.map_err(|_| anyhow!("a thread of the probe panicked"))?;
@@ -191,7 +189,7 @@ impl Session {
             end.at_latest(Monotonic::now());
             return Ok((None, true));
         }
-        if !self.is_only_listening(lives) && lives.iter().all(|(_, live)| live.read().good == 0) {
+        if !is_only_listening(lives) && lives.iter().all(|(_, live)| live.read().good == 0) {
             bail!(nobody_answers(&self.target, lives));
         }
         let Some(command) = &self.trigger else {
@@ -217,11 +215,6 @@ impl Session {
         let undisturbed = wait(last, interrupted).await;
         end.at_latest(Monotonic::now());
         Ok((Some(Pulled { command: command.clone(), at, ended_at, ended }), !undisturbed))
-    }
-
-    /// Whoever asks nothing has no answers to miss.
-    fn is_only_listening(&self, lives: &[(LayerName, Arc<Live>)]) -> bool {
-        lives.iter().all(|(_, live)| live.read().sent == 0)
     }
 }
 
@@ -312,6 +305,11 @@ async fn wait(at: Monotonic, interrupted: &mut watch::Receiver<bool>) -> bool {
         // The sender lives as long as the program.
         _ = interrupted.wait_for(|&it| it) => false,
     }
+}
+
+/// Whoever asks nothing has no answers to miss.
+fn is_only_listening(lives: &[(LayerName, Arc<Live>)]) -> bool {
+    lives.iter().all(|(_, live)| live.read().sent == 0)
 }
 
 /// A layer is well that had a good answer just now. One that never had any is filtered on the way, and

@@ -87,14 +87,26 @@ fn one_failover_after_another_is_followed_with_no_pause() {
             lab.sentinels[1].fail_over()?;
             let last = wait_agreed(lab)?;
             traffic.wait_served_by(&lab.nodes[last])?;
+            // Both may have promoted one, so what the first of the two acknowledged may be gone.
+            drop(traffic.stop());
             verify(lab, &[], last)?;
-            // A second one as soon as Sentinel takes the order.
+
+            // A second one as soon as Sentinel takes the order. It may lead back to the first master,
+            // so this is traffic of its own.
+            let traffic = Traffic::start(lab, last)?;
             wait_until("Sentinel takes the next order", PATIENCE, || {
                 Ok(lab.sentinels[2].fail_over().is_ok())
             })?;
-            let next = lab.wait_promoted(last)?;
+            let next = wait_agreed(lab)?;
             traffic.wait_served_by(&lab.nodes[next])?;
-            verify_after_failover(lab, &traffic.stop(), next)
+            let ledgers = traffic.stop();
+            if next == last {
+                // Another Sentinel, which read the old master last as a master, has told it to be a
+                // replica again (+convert-to-slave), and the leader has given up. That is rare and
+                // Sentinel's; the VIP must be back, and the master that stayed has lost nothing.
+                return verify(lab, &ledgers, last);
+            }
+            verify_after_failover(lab, &ledgers, next)
         });
     }
 }

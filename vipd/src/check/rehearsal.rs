@@ -17,6 +17,8 @@ use crate::sentinel::{Inspection, MasterAnswer};
 
 /// When everything is heard …
 const START: Monotonic = Monotonic(0);
+/// When all is said, for as long as the core is patient. The Sentinels go on to say the same.
+const END: Monotonic = Monotonic(PATIENCE.as_nanos() as u64);
 
 /// What the core concluded.
 #[derive(Clone, Debug)]
@@ -43,8 +45,7 @@ pub(super) fn elect(
     let mut candidates: Vec<Option<SocketAddr>> = vec![None; topology.masters.len()];
     let mut notices = Vec::new();
     let roles = roles.iter().map(|(&node, &role)| (START, Event::Role { node, role }));
-    // And then nothing more, for as long as the core is patient.
-    let silence = (START + PATIENCE, Event::Tick);
+    let silence = (END, Event::Tick);
     for (at, event) in claims(sentinels).map(|event| (START, event)).chain(roles).chain([silence]) {
         for command in failover.handle(at, event) {
             match command {
@@ -83,7 +84,7 @@ fn claims(sentinels: &[Inspection]) -> impl Iterator<Item = Event> {
                 MasterAnswer::Known(known) => {
                     if let Ok(addr) = known.addr {
                         let target = Target { addr, epoch: known.epoch };
-                        events.push(Event::Claim { sentinel, master, target });
+                        events.push(Event::Claim { sentinel, master, target, asked: END });
                     }
                 }
                 MasterAnswer::Changing => {}

@@ -258,6 +258,7 @@ mod tests {
                 master: MasterId(master),
                 addr: node(host),
                 epoch: Epoch(1),
+                asked: Monotonic(0),
             });
         }
         // `b` comes first now, `a` is gone; the first Sentinel is another one.

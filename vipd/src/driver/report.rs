@@ -32,9 +32,9 @@ impl Driver {
             Report::Up { sentinel, .. } => {
                 info!(sentinel = self.knowledge.endpoint(sentinel), "connected");
             }
-            Report::Claim { sentinel, master, addr, epoch } => {
+            Report::Claim { sentinel, master, addr, epoch, asked } => {
                 let target = Target { addr, epoch };
-                self.tell(now, Event::Claim { sentinel, master, target });
+                self.tell(now, Event::Claim { sentinel, master, target, asked });
             }
             Report::UnknownMaster { sentinel, master } => {
                 self.tell(now, Event::UnknownMaster { sentinel, master });

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::Target;
+use crate::clock::Monotonic;
 use crate::model::{Epoch, SentinelId};
 
 /// Sentinels heard beyond the configured ones; far above any deployment (three or five is usual).
@@ -35,6 +37,10 @@ pub(super) enum Election {
 #[derive(Clone, Debug)]
 pub(super) struct Claims {
     configured: usize,
+    /// How long a claim counts towards a majority; for as long as its Sentinel is connected if none.
+    lease: Option<Duration>,
+    /// Nobody can have been heard before.
+    since: Monotonic,
     voices: BTreeMap<SentinelId, Voice>,
 }
 
@@ -43,6 +49,8 @@ pub(super) struct Claims {
 struct Voice {
     /// None while it is lost or doesn't know the name.
     claim: Option<Target>,
+    /// When it was last asked for a claim that it then made.
+    heard: Monotonic,
     /// It answers, but doesn't know the name.
     unknown: bool,
     /// The last claim of it that was refused: an operator hears of each once.
@@ -50,8 +58,8 @@ struct Voice {
 }
 
 impl Claims {
-    pub(super) fn new(configured: usize) -> Self {
-        Self { configured, voices: BTreeMap::new() }
+    pub(super) fn new(configured: usize, lease: Option<Duration>, now: Monotonic) -> Self {
+        Self { configured, lease, since: now, voices: BTreeMap::new() }
     }
 
     /// Whether this is the first time that this Sentinel says this.
@@ -60,10 +68,11 @@ impl Claims {
         voice.refused.replace(claimed) != Some(claimed)
     }
 
-    /// Replaces whatever this Sentinel said before.
-    pub(super) fn claim(&mut self, sentinel: SentinelId, target: Target) {
+    /// Replaces whatever this Sentinel said before. `asked` is when it was asked.
+    pub(super) fn claim(&mut self, sentinel: SentinelId, target: Target, asked: Monotonic) {
         if let Some(voice) = self.voice(sentinel) {
             voice.claim = Some(target);
+            voice.heard = voice.heard.max(asked);
             voice.unknown = false;
         }
     }
@@ -84,8 +93,8 @@ impl Claims {
     }
 
     /// How many of the configured Sentinels have a live claim.
-    pub(super) fn live(&self) -> usize {
-        self.counted(|_| true)
+    pub(super) fn live(&self, now: Monotonic) -> usize {
+        self.counted(|voice| self.lease.is_none_or(|lease| now < voice.heard + lease))
     }
 
     /// How many of them are a majority.
@@ -93,14 +102,25 @@ impl Claims {
         self.configured / 2 + 1
     }
 
-    pub(super) fn support(&self) -> Support {
-        if self.live() >= self.majority() {
+    pub(super) fn support(&self, now: Monotonic) -> Support {
+        if self.live(now) >= self.majority() {
             Support::Majority
         } else if self.targets().next().is_some() {
             Support::Minority
         } else {
             Support::Nobody
         }
+    }
+
+    /// Until when a majority of the configured Sentinels was heard not longer than the lease ago, as
+    /// far as is known: whatever becomes of their connections. None without a lease.
+    pub(super) fn heard_until(&self) -> Option<Monotonic> {
+        let lease = self.lease?;
+        let configured = self.voices.range(..SentinelId(self.configured));
+        let mut heard: Vec<_> = configured.map(|(_, voice)| voice.heard).collect();
+        heard.sort_unstable();
+        let last = heard.iter().rev().nth(self.majority() - 1).copied();
+        Some(last.unwrap_or_default().max(self.since) + lease)
     }
 
     /// Applies the epoch fence (mastership rule 1) to the live claims.
@@ -138,14 +158,16 @@ impl Claims {
     fn chosen_by_majority(&self, epoch: Epoch) -> Option<SocketAddr> {
         let mut candidates = self.targets().filter(|target| target.epoch == epoch);
         candidates
-            .find(|candidate| self.counted(|target| target == candidate) >= self.majority())
+            .find(|candidate| {
+                self.counted(|voice| voice.claim.as_ref() == Some(candidate)) >= self.majority()
+            })
             .map(|target| target.addr)
     }
 
     /// How many configured Sentinels have a live claim for which this holds.
-    fn counted(&self, holds: impl Fn(&Target) -> bool) -> usize {
+    fn counted(&self, holds: impl Fn(&Voice) -> bool) -> usize {
         let configured = self.voices.range(..SentinelId(self.configured));
-        configured.filter(|(_, voice)| voice.claim.as_ref().is_some_and(&holds)).count()
+        configured.filter(|(_, voice)| voice.claim.is_some() && holds(voice)).count()
     }
 
     fn targets(&self) -> impl Iterator<Item = Target> {

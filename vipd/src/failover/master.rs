@@ -22,6 +22,11 @@ pub(super) struct Master {
     waiting: Waiting,
     /// When patience with `waiting` ends; none once it has.
     due: Option<Monotonic>,
+    /// When no majority was heard for the lease; none where nothing depends on that, or once it has
+    /// had its consequences.
+    lapse_at: Option<Monotonic>,
+    /// It has had them, and no majority was heard since.
+    lapsed: bool,
     /// The longest that a Sentinel's word parks the services.
     park: Duration,
     /// What a failover that is on its way is allowed, and until when.
@@ -43,7 +48,7 @@ enum Waiting {
     Majority,
     /// ROLE = master from this one.
     Answer(Target),
-    /// Enough claims: any at all, or a majority.
+    /// Any claim at all. (How long ago a majority was heard is another matter: [`Turn::end`].)
     Sentinels,
 }
 
@@ -66,11 +71,13 @@ impl Master {
                 }
             }
         };
-        let claims = Claims::new(settings.configured_sentinels);
-        let waiting = Waiting::new(phase, claims.support(), policy);
+        let claims = Claims::new(settings.configured_sentinels, policy.lease(), now);
+        let waiting = Waiting::new(phase, claims.support(now), policy);
         let due = waiting.patience(policy).map(|patience| now + patience);
         let limit = Limit::of(phase);
         Self {
+            lapse_at: claims.heard_until().filter(|_| phase.announces()),
+            lapsed: false,
             claims,
             phase,
             policy,
@@ -99,7 +106,7 @@ impl Master {
 
     /// When [`Turn::tick`] is wanted.
     pub(super) fn deadline(&self) -> Option<Monotonic> {
-        [self.due, self.limit_at].into_iter().flatten().min()
+        [self.due, self.lapse_at, self.limit_at].into_iter().flatten().min()
     }
 
     fn is_early(&self) -> bool {
@@ -152,14 +159,14 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    pub(super) fn claim(&mut self, sentinel: SentinelId, target: Target) {
+    pub(super) fn claim(&mut self, sentinel: SentinelId, target: Target, asked: Monotonic) {
         if let Some(present) = self.master.phase.target()
             && target.epoch < present.epoch
             && self.master.claims.refuse(sentinel, target)
         {
             self.notice(Notice::LowerEpoch { sentinel, claimed: target, present });
         }
-        self.master.claims.claim(sentinel, target);
+        self.master.claims.claim(sentinel, target, asked);
         self.count();
     }
 
@@ -225,7 +232,8 @@ impl Turn<'_> {
             // A split was reported already, and in better words.
             (Waiting::Majority, _) if self.master.split.is_some() => {}
             (Waiting::Majority, _) => {
-                let (live, needed) = (self.master.claims.live(), self.master.claims.majority());
+                let claims = &self.master.claims;
+                let (live, needed) = (claims.live(self.now), claims.majority());
                 self.notice(Notice::NoMajority { live, needed });
             }
             (Waiting::Answer(candidate), present) => {
@@ -237,8 +245,32 @@ impl Turn<'_> {
             }
             (Waiting::Sentinels, None) | (Waiting::Nothing, _) => {}
         }
-        let support = self.master.claims.support();
+        let support = self.support();
         self.step(Input::Overdue { action, support });
+    }
+
+    /// To be called after whatever the event did. A host whose lease has run out withdraws, whatever
+    /// it was waiting for, and however late that is noticed: if it is cut off, the others count on it.
+    pub(super) fn end(&mut self) {
+        let Some(until) = self.master.claims.heard_until() else { return };
+        let announced = self.master.phase.target().filter(|_| self.master.phase.announces());
+        let Some(present) = announced else {
+            self.master.lapse_at = None;
+            self.master.lapsed = false;
+            return;
+        };
+        if self.now < until {
+            self.master.lapse_at = Some(until);
+            if std::mem::take(&mut self.master.lapsed) {
+                self.notice(Notice::SentinelsBack);
+            }
+        } else if !self.master.lapsed {
+            self.master.lapse_at = None;
+            self.notice(Notice::SentinelsLost { present, policy: self.master.policy });
+            let (action, support) = (self.master.policy.action, self.support());
+            self.step(Input::Overdue { action, support });
+            self.master.lapsed = self.master.phase.announces();
+        }
     }
 
     /// Ends what a failover was allowed.
@@ -247,7 +279,7 @@ impl Turn<'_> {
             return;
         }
         self.master.limit_at = self.master.limit.length(self.master.park).map(|it| self.now + it);
-        let support = self.master.claims.support();
+        let support = self.support();
         self.step(Input::Expired { support });
     }
 
@@ -265,9 +297,13 @@ impl Turn<'_> {
             self.notice(Notice::Split { epoch, present });
         }
         self.master.split = split;
-        let support = self.master.claims.support();
+        let support = self.support();
         let park = self.may_park();
         self.step(Input::Claims { support, successor, park });
+    }
+
+    fn support(&self) -> Support {
+        self.master.claims.support(self.now)
     }
 
     fn may_park(&self) -> bool {
@@ -305,7 +341,7 @@ impl Turn<'_> {
         self.ask(before, after);
         self.report(before, after, input);
         self.limit(before, after);
-        let support = self.master.claims.support();
+        let support = self.support();
         self.wait_for(Waiting::new(after, support, self.master.policy));
     }
 

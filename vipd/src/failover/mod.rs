@@ -114,6 +114,8 @@ pub enum Event {
         master: MasterId,
         /// What it says.
         target: Target,
+        /// Before it was asked: what it said can be as old as that.
+        asked: Monotonic,
     },
     /// That Sentinel answers, but does not know the name. Withdraws its claim.
     UnknownMaster {
@@ -300,8 +302,8 @@ impl Failover {
     pub fn handle(&mut self, now: Monotonic, event: Event) -> Vec<Command> {
         let mut out = Vec::new();
         match event {
-            Event::Claim { sentinel, master, target } => {
-                self.with(master, now, &mut out, |it| it.claim(sentinel, target));
+            Event::Claim { sentinel, master, target, asked } => {
+                self.with(master, now, &mut out, |it| it.claim(sentinel, target, asked));
             }
             Event::UnknownMaster { sentinel, master } => {
                 self.with(master, now, &mut out, |it| it.unknown(sentinel));
@@ -385,7 +387,9 @@ impl Failover {
         act: impl FnOnce(&mut Turn<'_>),
     ) {
         let Some(master) = self.masters.get_mut(id.0) else { return };
-        act(&mut Turn { master, id, now, timelines: &mut self.timelines, out });
+        let mut turn = Turn { master, id, now, timelines: &mut self.timelines, out };
+        act(&mut turn);
+        turn.end();
         self.desired[id.0] = master.desired();
     }
 }

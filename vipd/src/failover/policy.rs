@@ -48,7 +48,8 @@ impl LossPolicy {
     }
 
     /// For mode `host`: a host that is cut off from the majority must expect that another one
-    /// answers by now. `lease` is how long it may go on.
+    /// answers by now. `lease` is how long it may go on, from when the last majority was asked that
+    /// answered.
     pub const fn host(action: OnSentinelLoss, lease: Duration) -> Self {
         Self { needs_majority: true, patience: lease, action }
     }
@@ -60,11 +61,17 @@ impl LossPolicy {
         if answer && !self.needs_majority { OnSentinelLoss::Hold } else { self.action }
     }
 
+    /// How long a majority counts as heard, where one is needed.
+    pub(super) fn lease(self) -> Option<Duration> {
+        self.needs_majority.then_some(self.patience)
+    }
+
+    /// Whether it is a loss, from now on. Where a majority is needed it is one when the lease ends,
+    /// whatever they said meanwhile.
     pub(super) fn is_loss(self, support: Support) -> bool {
         match support {
-            Support::Nobody => true,
-            Support::Minority => self.needs_majority,
-            Support::Majority => false,
+            Support::Nobody => !self.needs_majority,
+            Support::Minority | Support::Majority => false,
         }
     }
 }

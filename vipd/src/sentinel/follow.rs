@@ -24,8 +24,8 @@ use crate::connect::{Backoff, Dialer, Error, Phase, Requests, checked, info_fiel
 use crate::model::{MasterId, SentinelId};
 use crate::resolve::Resolver;
 
-/// Everything is read again this often, whatever was published.
-const LEVEL: Duration = Duration::from_secs(1);
+/// Everything is read again this often at least, whatever was published.
+pub(super) const LEVEL: Duration = Duration::from_secs(1);
 /// Delays between attempts to connect.
 const RECONNECT: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 /// Masters asked about in one write.
@@ -41,6 +41,8 @@ pub(super) struct Context {
     pub(super) masters: Vec<String>,
     pub(super) resolver: Resolver,
     pub(super) reports: mpsc::Sender<Report>,
+    /// Claims are read again this often, whatever was published.
+    pub(super) claims_every: Duration,
     /// As nobody has nudged yet; each follower has a copy of its own.
     pub(super) nudged: Nudged,
 }
@@ -186,13 +188,19 @@ impl Follower {
         session: &Session,
     ) -> Result<Never, Stop> {
         let mut stream = pin!(stream);
+        let mut claims = interval(self.context.claims_every);
         let mut level = interval(LEVEL);
-        level.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        for timer in [&mut claims, &mut level] {
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
         loop {
             let message = tokio::select! {
                 message = stream.next() => message,
-                _ = level.tick() => {
+                _ = claims.tick() => {
                     session.claims.routine(self.all_masters());
+                    continue;
+                }
+                _ = level.tick() => {
                     session.rest.routine(self.all_masters());
                     continue;
                 }
@@ -271,6 +279,7 @@ impl Follower {
             questions.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(name);
             questions.cmd("SENTINEL").arg("MASTER").arg(name);
         }
+        let asked = Monotonic::now();
         let mut answers = requests.send(&questions).await?.into_iter();
         let mut torn = Vec::new();
         for &master in masters {
@@ -288,7 +297,8 @@ impl Follower {
                     let sentinel = self.id;
                     match self.context.resolver.known(&node.host, node.port) {
                         Some(addr) => {
-                            self.tell(Report::Claim { sentinel, master, addr, epoch }).await?;
+                            self.tell(Report::Claim { sentinel, master, addr, epoch, asked })
+                                .await?;
                         }
                         // Looked up beside, so that no other claim waits for DNS.
                         None => session.rest.urgent([master]),

@@ -2,8 +2,9 @@
 //!
 //! One task a Sentinel ([`follow`]) holds two connections: one subscribed to its events, one for
 //! questions. An event is only ever a reason to ask: decisions come from what is read afterwards.
-//! Each Sentinel is asked again at once on every event, each second anyway, and after every
-//! (re)connection, so that a lost event costs a second at most.
+//! Each Sentinel is asked again at once on every event, each second anyway (more often if a
+//! lease is shorter than four seconds), and after every (re)connection, so that a lost event costs a
+//! second at most.
 //!
 //! **A claim is a consistent pair.** While the leader reconfigures replicas, its `SENTINEL MASTER`
 //! shows the new config-epoch beside the old address. `SENTINEL GET-MASTER-ADDR-BY-NAME` switches
@@ -35,7 +36,7 @@ pub use inspect::{Answer, Inspection, KnownMaster, MasterAnswer, inspect};
 pub use reply::Replica;
 
 use crate::clock::Monotonic;
-use crate::config::{Config, Endpoint};
+use crate::config::{Config, Endpoint, Mode};
 use crate::connect::{Deadlines, Dialer, Error, SetupError};
 use crate::model::{Epoch, MasterId, SentinelId};
 use crate::resolve::Resolver;
@@ -49,6 +50,10 @@ pub const DEADLINES: Deadlines = Deadlines {
     answer: Duration::from_secs(2),
 };
 
+/// In mode `host` a majority must have been heard within the lease: each Sentinel is asked this often
+/// in it, so that one answer may be lost or late.
+const HEARD_PER_LEASE: u32 = 4;
+
 /// What one Sentinel says, or that it is silent.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Report {
@@ -61,7 +66,8 @@ pub enum Report {
         /// `SENTINEL MYID`; empty before Redis 6.2.
         run_id: String,
     },
-    /// The master that it names, with the config-epoch that belongs to it. Repeated each second.
+    /// The master that it names, with the config-epoch that belongs to it. Repeated each second, and
+    /// more often where a lease depends on it.
     Claim {
         /// Who says so.
         sentinel: SentinelId,
@@ -71,6 +77,8 @@ pub enum Report {
         addr: SocketAddr,
         /// Its config-epoch.
         epoch: Epoch,
+        /// Before it was asked.
+        asked: Monotonic,
     },
     /// It answers, but doesn't know that name. Repeated each second.
     UnknownMaster {
@@ -188,6 +196,7 @@ impl Followers {
             masters,
             resolver,
             reports,
+            claims_every: claims_every(config),
             nudged,
         });
         let endpoints = config.sentinel.endpoints.clone();
@@ -206,6 +215,15 @@ impl Followers {
         self.roster.abort();
         // Its only results are cancellation and a panic that was reported already.
         let _ = (&mut self.roster).await;
+    }
+}
+
+/// How often each Sentinel is asked whom it names, if nothing happens.
+fn claims_every(config: &Config) -> Duration {
+    if config.vips.iter().any(|vip| vip.mode == Mode::Host) {
+        follow::LEVEL.min(config.daemon.lease() / HEARD_PER_LEASE)
+    } else {
+        follow::LEVEL
     }
 }
 

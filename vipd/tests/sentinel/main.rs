@@ -61,7 +61,7 @@ fn follow_with(config: &Config) -> (Followers, mpsc::Receiver<Report>) {
 /// A claim of this Sentinel.
 fn claim_of(sentinel: usize) -> impl Fn(&Report) -> Option<(SocketAddr, Epoch)> {
     move |report| match report {
-        Report::Claim { sentinel: from, master: MasterId(0), addr, epoch }
+        Report::Claim { sentinel: from, master: MasterId(0), addr, epoch, .. }
             if from.0 == sentinel =>
         {
             Some((*addr, *epoch))

@@ -326,7 +326,9 @@ impl Deployment {
             let (n, epoch) = it.view;
             let target = Target { addr: self.addr(n), epoch: Epoch(epoch) };
             // Answers of one connection come in their order.
-            self.send(LINK_MS, Event::Claim { sentinel: SentinelId(s), master: MASTER, target });
+            let sentinel = SentinelId(s);
+            let asked = Monotonic(self.now * 1_000_000);
+            self.send(LINK_MS, Event::Claim { sentinel, master: MASTER, target, asked });
         }
     }
 

@@ -45,10 +45,12 @@ fn any_role() -> impl Strategy<Value = Role> {
     prop_oneof![3 => any_lineage().prop_map(Role::Master), 1 => Just(Role::Replica), 1 => Just(Role::NoAnswer)]
 }
 
+/// A claim's `asked` is how long ago that was: [`Checked::handle`] makes a time of it.
 fn any_event(
     claimed: impl Strategy<Value = Target> + 'static,
 ) -> impl Strategy<Value = (u64, Event)> {
     let sentinel = (0..SENTINELS).prop_map(SentinelId);
+    let age = prop_oneof![2 => Just(JUST_NOW), 1 => (0..2500_u64).prop_map(|ms| Monotonic(ms * 1_000_000))];
     let node_or_none = || prop::option::weighted(0.9, (101..105_u8).prop_map(node));
     let what = prop_oneof![
         Just(Sighting::Sdown),
@@ -62,10 +64,11 @@ fn any_event(
     ];
     let why = prop_oneof![Just(Trigger::FastFail), Just(Trigger::Switchover)];
     let event = prop_oneof![
-        8 => (sentinel.clone(), claimed).prop_map(|(sentinel, target)| Event::Claim {
+        8 => (sentinel.clone(), claimed, age).prop_map(|(sentinel, target, asked)| Event::Claim {
             sentinel,
             master: MASTER,
-            target
+            target,
+            asked,
         }),
         1 => sentinel
             .clone()
@@ -94,6 +97,9 @@ fn any_event(
 }
 
 const PARK: Duration = Duration::from_secs(2);
+const LEASE: Duration = Duration::from_secs(3);
+/// As an age.
+const JUST_NOW: Monotonic = Monotonic(0);
 
 fn settings() -> impl Strategy<Value = Settings> {
     let action = prop_oneof![Just(OnSentinelLoss::Hold), Just(OnSentinelLoss::Withdraw)];
@@ -103,7 +109,7 @@ fn settings() -> impl Strategy<Value = Settings> {
         cutover,
         park: PARK,
         policies: vec![if is_host {
-            LossPolicy::host(action, Duration::from_secs(3))
+            LossPolicy::host(action, LEASE)
         } else {
             LossPolicy::director(action)
         }],
@@ -132,8 +138,11 @@ fn serving(target: Target) -> Desired {
 struct Checked {
     failover: Failover,
     now: Monotonic,
+    policy: LossPolicy,
     /// What each Sentinel says now.
     live: BTreeMap<SentinelId, Target>,
+    /// When each was asked that then named a master.
+    heard: BTreeMap<SentinelId, Monotonic>,
     /// Nodes that answered master since they were claimed.
     answered: BTreeSet<SocketAddr>,
     claimed: BTreeSet<SocketAddr>,
@@ -146,7 +155,9 @@ impl Checked {
         Self {
             failover: Failover::new(settings, &[adopted], now),
             now,
+            policy: settings.policies[0],
             live: BTreeMap::new(),
+            heard: BTreeMap::new(),
             answered: BTreeSet::new(),
             claimed: BTreeSet::new(),
             asking: None,
@@ -158,15 +169,25 @@ impl Checked {
     }
 
     fn handle(&mut self, after_ms: u64, event: Event) {
-        self.handle_at(self.now + Duration::from_millis(after_ms), event);
+        let now = self.now + Duration::from_millis(after_ms);
+        let event = match event {
+            Event::Claim { sentinel, master, target, asked: age } => {
+                let asked = Monotonic(now.0.saturating_sub(age.0));
+                Event::Claim { sentinel, master, target, asked }
+            }
+            other => other,
+        };
+        self.handle_at(now, event);
     }
 
     fn handle_at(&mut self, now: Monotonic, event: Event) {
         self.now = now;
         let before = self.desired();
         match event {
-            Event::Claim { sentinel, target, .. } => {
+            Event::Claim { sentinel, target, asked, .. } => {
                 self.live.insert(sentinel, target);
+                let heard = self.heard.entry(sentinel).or_default();
+                *heard = asked.max(*heard);
                 self.claimed.insert(target.addr);
             }
             Event::UnknownMaster { sentinel, .. } | Event::SentinelLost { sentinel } => {
@@ -202,13 +223,19 @@ impl Checked {
         self.check(before, event);
     }
 
-    /// Nobody says anything any more but this node, that it is master.
+    /// Nobody says anything new any more, for longer than a failover may take: this node that it is
+    /// master, and the Sentinels what they say now.
     fn let_limits_pass(&mut self, node: SocketAddr) {
-        for _ in 0..8 {
-            self.handle(0, Event::Role { node, role: Role::Master(Lineage::Heir) });
-            let Some(deadline) = self.failover.deadline() else { break };
-            let after_ms = deadline.since(self.now).as_millis() as u64 + 1;
-            self.handle(after_ms, Event::Tick);
+        let end = self.now + Duration::from_secs(200);
+        while self.now < end {
+            self.handle(500, Event::Role { node, role: Role::Master(Lineage::Heir) });
+            for (sentinel, target) in self.live.clone() {
+                let asked = JUST_NOW;
+                self.handle(10, Event::Claim { sentinel, master: MASTER, target, asked });
+            }
+            if self.failover.deadline().is_some_and(|deadline| deadline <= self.now) {
+                self.handle(0, Event::Tick);
+            }
         }
     }
 
@@ -263,9 +290,25 @@ impl Checked {
         if !before.announce && after.announce {
             assert!(self.live_configured(|_| true) > CONFIGURED / 2, "announced too early");
         }
+        // Also if nobody looked at the clock in time, unless all that came was for the timeline.
+        let is_turn = !matches!(event, Event::Committed { .. } | Event::FirstPacket { .. });
+        if is_turn
+            && after.announce
+            && self.policy == LossPolicy::host(OnSentinelLoss::Withdraw, LEASE)
+        {
+            assert!(self.now < self.heard_by_majority() + LEASE, "announced for too long");
+        }
         if let Event::Tick = event {
             assert!(self.failover.deadline().is_none_or(|deadline| deadline > self.now));
         }
+    }
+
+    /// When the last majority was asked that answered, or the beginning.
+    fn heard_by_majority(&self) -> Monotonic {
+        let mut heard: Vec<_> =
+            self.heard.range(..SentinelId(CONFIGURED)).map(|(_, heard)| *heard).collect();
+        heard.sort_unstable_by(|a, b| b.cmp(a));
+        heard.get(CONFIGURED / 2).copied().unwrap_or_default()
     }
 
     fn live_configured(&self, holds: impl Fn(&Target) -> bool) -> usize {
@@ -310,7 +353,8 @@ proptest! {
         for sentinel in last_words {
             let target = target(node_of(epochs[sentinel]), epochs[sentinel]);
             let sentinel = SentinelId(sentinel);
-            checked.handle(1, Event::Claim { sentinel, master: MASTER, target });
+            let asked = JUST_NOW;
+            checked.handle(1, Event::Claim { sentinel, master: MASTER, target, asked });
         }
         let newest = epochs.iter().copied().max().unwrap_or_default();
         let newest = target(node_of(newest), newest);
@@ -343,7 +387,8 @@ proptest! {
         let mut deliver = |checked: &mut Checked, sentinel: usize| {
             let Some(epoch) = queues[sentinel].next() else { return false };
             let target = target(node_of(epoch), epoch);
-            let claim = Event::Claim { sentinel: SentinelId(sentinel), master: MASTER, target };
+            let sentinel = SentinelId(sentinel);
+            let claim = Event::Claim { sentinel, master: MASTER, target, asked: JUST_NOW };
             checked.handle(1, claim);
             checked.handle(0, claim);
             true

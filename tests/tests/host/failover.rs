@@ -1,11 +1,14 @@
 //! The master goes, in every way that there is.
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use vipd::clock::Monotonic;
 use vipd_tests::Lab;
 use vipd_tests::redis_node::Role;
-use vipd_tests::witness::{Witness, witnessed};
+use vipd_tests::witness::{Witness, witnessed, witnessed_on};
 
+use crate::daemon::{terms, with_lease};
 use crate::{host_mode, wait_demoted, wait_withdrawn};
 
 #[test]
@@ -36,6 +39,22 @@ fn a_cable_that_is_pulled_and_put_back_does_not_bring_the_vip_back() {
 #[test]
 fn a_host_that_only_clients_can_reach_lets_the_vip_go() {
     witnessed(host_mode(), cut_off);
+}
+
+#[test]
+fn a_host_that_is_cut_off_is_silent_before_another_one_answers() {
+    // Shorter than Sentinel's patience, as `check` wants it.
+    let lease = Duration::from_secs(2);
+    witnessed_on(terms(lease), with_lease(lease), |lab, witness| {
+        let (old, begun) = (lab.master()?, Monotonic::now());
+        let new = cut_off(lab, witness)?;
+        for recorder in witness.recorders() {
+            let taken = recorder.record().announced(lab.nodes[new].host().mac, begun);
+            let taken = taken.context("the new owner has announced nothing")?;
+            witness.verify_no_answer_since(lab, old, taken)?;
+        }
+        Ok(new)
+    });
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Mode `host`: a client that only waits learns that its VIP has left the host.
 
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use redis::Value;
+use anyhow::{Result, bail, ensure};
+use redis::{RedisResult, Value};
 use vipd_tests::redis_node::Role;
-use vipd_tests::scenario::scenario;
+use vipd_tests::scenario::{Traffic, scenario};
 use vipd_tests::wait::{PATIENCE, wait_until};
 use vipd_tests::{Family, Lab, Mode, Options};
 
@@ -36,29 +37,92 @@ fn it_leaves_them_alone_if_so_configured() {
     });
 }
 
-fn blocked_clients_are_told(lab: &mut Lab) -> Result<()> {
-    const CLIENTS: usize = 20;
-    let old = lab.master()?;
-    let blocked: Vec<_> = (0..CLIENTS)
-        .map(|_| {
-            let mut connection = lab.dialer().connect()?;
-            connection.set_read_timeout(Some(PATIENCE))?;
-            Ok(thread::spawn(move || {
-                redis::cmd("BLPOP").arg("nothing").arg(0).query::<Value>(&mut connection)
-            }))
-        })
-        .collect::<Result<_>>()?;
-    wait_until("all of them wait", PATIENCE, || {
-        let clients: String = lab.nodes[old].ask(&["INFO", "clients"])?;
-        Ok(clients.contains(&format!("blocked_clients:{CLIENTS}\r\n")))
-    })?;
-    lab.sentinels[0].fail_over()?;
-    for client in blocked {
-        let answer = client.join().expect("a client panicked");
-        ensure!(answer.is_err(), "it was answered: {answer:?}");
+/// Its vipd withdraws for want of a majority, and knows of no other owner: who can be reached is told
+/// all the same.
+#[test]
+fn a_host_that_is_cut_off_tells_the_clients_that_it_can_reach() {
+    scenario(with_lease(Duration::from_secs(2)), |lab| {
+        let old = lab.master()?;
+        let traffic = Traffic::start(lab, old)?;
+        let blocked = block(lab, old)?;
+        lab.nodes[old].host().cut_off_except(&[&lab.client, &lab.observer])?;
+        verify_told(blocked)?;
+        let services = lab.daemons[old].status()?.services;
+        ensure!(services.iter().all(|it| !it.announcing), "told by somebody else: {services:?}");
+        let new = lab.wait_promoted(old)?;
+        traffic.wait_served_by(&lab.nodes[new])?;
+        lab.nodes[old].host().rejoin()?;
+        lab.wait_serving(new)
+    });
+}
+
+#[test]
+fn who_could_not_be_reached_is_told_when_the_old_owner_is_back() {
+    for family in [Family::V4, Family::V6] {
+        scenario(with_lease(Duration::from_secs(2)).family(family), |lab| {
+            let old = lab.master()?;
+            let blocked = block(lab, old)?;
+            lab.nodes[old].host().link_down()?;
+            let new = lab.wait_promoted(old)?;
+            wait_until("the host has withdrawn the VIP", PATIENCE, || {
+                Ok(lab.daemons[old].status()?.services.iter().all(|it| !it.announcing))
+            })?;
+            ensure!(blocked.iter().all(|client| !client.is_finished()), "told without a cable");
+            lab.nodes[old].host().link_up()?;
+            verify_told(blocked)?;
+            lab.wait_serving(new)?;
+            for service in lab.services() {
+                let held = lab.nodes[old].host().has_address(service.ip())?;
+                ensure!(!held, "{service} was left on the old host");
+            }
+            Ok(())
+        });
     }
+}
+
+fn blocked_clients_are_told(lab: &mut Lab) -> Result<()> {
+    let old = lab.master()?;
+    let blocked = block(lab, old)?;
+    lab.sentinels[0].fail_over()?;
+    verify_told(blocked)?;
     // Its demotion, which ends connections as well, comes some 10 s after the promotion.
     ensure!(lab.nodes[old].role()? == Role::Master, "only its demotion ended them");
     let new = lab.wait_failed_over(old)?;
     lab.wait_serving(new)
+}
+
+fn with_lease(lease: Duration) -> Options {
+    Options { daemon: format!("lease_ms = {}", lease.as_millis()), ..Options::mode(Mode::Host) }
+}
+
+type Blocked = JoinHandle<RedisResult<Value>>;
+
+/// Clients that only wait, on connections through the VIP to node `master`.
+fn block(lab: &Lab, master: usize) -> Result<Vec<Blocked>> {
+    const CLIENTS: usize = 20;
+    let blocked = (0..CLIENTS)
+        .map(|_| {
+            let mut connection = lab.dialer().connect()?;
+            connection.set_read_timeout(Some(PATIENCE))?;
+            Ok(thread::spawn(move || {
+                redis::cmd("BLPOP").arg("nothing").arg(0).query(&mut connection)
+            }))
+        })
+        .collect::<Result<_>>()?;
+    wait_until("all of them wait", PATIENCE, || {
+        let clients: String = lab.nodes[master].ask(&["INFO", "clients"])?;
+        Ok(clients.contains(&format!("blocked_clients:{CLIENTS}\r\n")))
+    })?;
+    Ok(blocked)
+}
+
+/// Fails unless the connection of each ends.
+fn verify_told(blocked: Vec<Blocked>) -> Result<()> {
+    for client in blocked {
+        match client.join().expect("a client panicked") {
+            Ok(answer) => bail!("it was answered: {answer:?}"),
+            Err(error) => ensure!(!error.is_timeout(), "nobody told it: {error}"),
+        }
+    }
+    Ok(())
 }

@@ -7,10 +7,14 @@
 //! net/ipv4/tcp.c) ends each with a reset to the client, and Redis sees ECONNABORTED. It has to be
 //! done while the VIP is still an address of this host: the resets are sent from it.
 //!
+//! **Whose.** A reset that is lost is not sent again, and its client waits for good. Whether a client
+//! can be reached just now shows in what came from its host lately (`tcp_info`).
+//!
 //! Needs CAP_NET_ADMIN, and a kernel with CONFIG_INET_DIAG_DESTROY (4.5; distributions have it).
 //! Everything happens in the network namespace of the calling thread, and blocks it for some
 //! microseconds a socket, never longer than the caller allows.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -34,6 +38,11 @@ const SOCK_DESTROY: u16 = 21;
 /// linux/inet_diag.h: the attribute with a filter, and its operation "the local address is".
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_BC_S_COND: u8 = 7;
+/// The attribute with `struct tcp_info` (linux/tcp.h), how it is asked for, and two of its fields.
+const INET_DIAG_INFO: u16 = 2;
+const WITH_INFO: u8 = 1 << (INET_DIAG_INFO - 1);
+const LAST_DATA_RECV: usize = 52;
+const LAST_ACK_RECV: usize = 56;
 
 /// net/tcp_states.h, as bits: everything that has a peer to be told. Not those that listen (the
 /// Redis that does is to go on), nor TIME_WAIT, whose peer is done.
@@ -43,6 +52,8 @@ const LISTENING: u32 = bit(10);
 const HEADER: usize = 16;
 /// `struct inet_diag_sockid`: ports, addresses, interface, cookie.
 const SOCKET_ID: usize = 48;
+/// `struct inet_diag_msg`: family, state and two more, the id, five numbers.
+const ANSWER: usize = 4 + SOCKET_ID + 20;
 /// `struct inet_diag_req_v2`: family, protocol, extensions, padding, states, and the id.
 const REQUEST: usize = 8 + SOCKET_ID;
 
@@ -56,25 +67,37 @@ const TIMEOUT_MS: i64 = 100;
 /// Finding out who listens may take this long.
 const SEARCH: Duration = Duration::from_millis(500);
 
+/// Whose connections are to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whose {
+    /// Everybody's.
+    Everybodys,
+    /// Those of peers from whose address anything came within this time, through whichever of these
+    /// connections.
+    HeardWithin(Duration),
+}
+
 /// What became of the sockets of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Destroyed {
     /// Destroyed.
     pub sockets: usize,
+    /// Those of peers that it was not about.
+    pub kept: usize,
     /// Found and left, for lack of time.
     pub left: usize,
     /// There may be more: the kernel took too long to name them all.
     pub more: bool,
 }
 
-/// Ends every TCP connection of this host whose own end is `local`; after `deadline`, at most one
+/// Ends TCP connections of this host whose own end is `local`; after `deadline`, at most one
 /// answer of the kernel is waited for. To find them may take half of that time. Those that end by
 /// themselves meanwhile are no error.
 ///
 /// # Errors
 ///
 /// The kernel's: EPERM without CAP_NET_ADMIN, EOPNOTSUPP without CONFIG_INET_DIAG_DESTROY.
-pub fn destroy(local: IpAddr, deadline: Instant) -> io::Result<Destroyed> {
+pub fn destroy(local: IpAddr, whose: Whose, deadline: Instant) -> io::Result<Destroyed> {
     let now = Instant::now();
     let searched = now + deadline.saturating_duration_since(now) / 2;
     let mut found = Vec::new();
@@ -85,7 +108,14 @@ pub fn destroy(local: IpAddr, deadline: Instant) -> io::Result<Destroyed> {
         found.extend(dump.found);
         more |= dump.cut;
     }
-    let mut destroyed = Destroyed { sockets: 0, left: found.len(), more };
+    let all = found.len();
+    if let Whose::HeardWithin(limit) = whose {
+        let heard = |it: &&Found| it.heard.is_some_and(|ago| ago <= limit);
+        let peers: BTreeSet<IpAddr> = found.iter().filter(heard).map(|it| it.peer().ip()).collect();
+        found.retain(|it| peers.contains(&it.peer().ip()));
+    }
+    let (kept, left) = (all - found.len(), found.len());
+    let mut destroyed = Destroyed { sockets: 0, kept, left, more };
     let mut diag = Diag::open()?;
     for batch in found.chunks(BATCH) {
         if Instant::now() >= deadline {
@@ -103,7 +133,7 @@ pub fn destroy(local: IpAddr, deadline: Instant) -> io::Result<Destroyed> {
 ///
 /// As of [`destroy`].
 pub fn can_destroy() -> io::Result<()> {
-    let nobody = Found { family: libc::AF_INET as u8, id: [0; SOCKET_ID] };
+    let nobody = Found { family: libc::AF_INET as u8, id: [0; SOCKET_ID], heard: None };
     Diag::open()?.destroy(&[nobody]).map(drop)
 }
 
@@ -138,13 +168,16 @@ struct Found {
     family: u8,
     /// `struct inet_diag_sockid`, unchanged: it is what a request names the socket by.
     id: [u8; SOCKET_ID],
+    /// How long ago anything came; none where the kernel doesn't tell.
+    heard: Option<Duration>,
 }
 
 impl Found {
     /// From `struct inet_diag_msg`.
     fn parse(message: &[u8]) -> Option<Self> {
         let id = message.get(4..4 + SOCKET_ID)?.try_into().ok()?;
-        Some(Self { family: *message.first()?, id })
+        let attributes = message.get(ANSWER..).unwrap_or_default();
+        Some(Self { family: *message.first()?, id, heard: last_heard(attributes) })
     }
 
     fn listens_for(&self, addr: SocketAddr) -> bool {
@@ -153,15 +186,41 @@ impl Found {
     }
 
     fn local(&self) -> SocketAddr {
-        let port = u16::from_be_bytes([self.id[0], self.id[1]]);
+        self.end(0, 4)
+    }
+
+    fn peer(&self) -> SocketAddr {
+        self.end(2, 20)
+    }
+
+    fn end(&self, port: usize, address: usize) -> SocketAddr {
+        let port = u16::from_be_bytes([self.id[port], self.id[port + 1]]);
         let mut bytes = [0; 16];
-        bytes.copy_from_slice(&self.id[4..20]);
+        bytes.copy_from_slice(&self.id[address..address + 16]);
         let ip = if self.family == libc::AF_INET as u8 {
             IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]])
         } else {
             Ipv6Addr::from(bytes).to_canonical()
         };
         SocketAddr::new(ip, port)
+    }
+}
+
+/// From the attributes of `struct inet_diag_msg`.
+fn last_heard(mut attributes: &[u8]) -> Option<Duration> {
+    // struct nlattr: a length that counts itself, and a type; each begins at a multiple of four.
+    loop {
+        let length = usize::from(u16::from_ne_bytes(attributes.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(attributes.get(2..4)?.try_into().ok()?);
+        let value = attributes.get(4..length)?;
+        if kind == INET_DIAG_INFO {
+            let millis = |at: usize| {
+                let bytes = value.get(at..at + 4)?.try_into().ok()?;
+                Some(Duration::from_millis(u32::from_ne_bytes(bytes).into()))
+            };
+            return Some(millis(LAST_DATA_RECV)?.min(millis(LAST_ACK_RECV)?));
+        }
+        attributes = attributes.get(length.next_multiple_of(4)..)?;
     }
 }
 
@@ -284,7 +343,7 @@ impl Request<'_> {
         out.extend(flags.to_ne_bytes());
         out.extend(sequence.to_ne_bytes());
         out.extend([0; 4]);
-        out.extend([self.family, libc::IPPROTO_TCP as u8, 0, 0]);
+        out.extend([self.family, libc::IPPROTO_TCP as u8, WITH_INFO, 0]);
         out.extend(self.states.to_ne_bytes());
         out.extend(self.id);
         out.extend(self.filter);
@@ -352,6 +411,7 @@ mod tests {
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(10);
+    const NONE: Destroyed = Destroyed { sockets: 0, kept: 0, left: 0, more: false };
 
     /// Connected through loopback, which has a whole /8: the server's end and the client's.
     fn connect(listener: &TcpListener, to: SocketAddr) -> (TcpStream, TcpStream) {
@@ -371,8 +431,8 @@ mod tests {
             let mut ends: Vec<_> = (0..200).map(|_| connect(&listener, vip)).collect();
             let (_server, mut kept) = connect(&listener, other);
 
-            let destroyed = destroy(vip.ip(), Instant::now() + LIMIT).unwrap();
-            assert_eq!(destroyed, Destroyed { sockets: 200, left: 0, more: false }, "{bind}");
+            let destroyed = destroy(vip.ip(), Whose::Everybodys, Instant::now() + LIMIT).unwrap();
+            assert_eq!(destroyed, Destroyed { sockets: 200, ..NONE }, "{bind}");
             for (_, client) in &mut ends {
                 let error = client.read(&mut [0]).unwrap_err();
                 assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
@@ -395,11 +455,51 @@ mod tests {
             let addr = listener.local_addr().unwrap();
             let (_server, mut client) = connect(&listener, addr);
             // Both ends have it, and the end of one is the end of the other.
-            let destroyed = destroy(addr.ip(), Instant::now() + LIMIT).unwrap();
-            assert_eq!(destroyed, Destroyed { sockets: 1, left: 0, more: false });
+            let whose = Whose::HeardWithin(LIMIT);
+            let destroyed = destroy(addr.ip(), whose, Instant::now() + LIMIT).unwrap();
+            assert_eq!(destroyed, Destroyed { sockets: 1, ..NONE });
             assert!(client.read(&mut [0]).is_err());
         });
         alone.join().unwrap();
+    }
+
+    /// A connection over loopback from this address, which has said nothing since it was made.
+    fn connect_from(from: [u8; 4], listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+        socket.connect(&listener.local_addr().unwrap().into()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let client = TcpStream::from(socket);
+        client.set_read_timeout(Some(LIMIT)).unwrap();
+        (server, client)
+    }
+
+    #[test]
+    fn a_client_is_told_if_anything_came_from_its_host_lately() {
+        let listener = TcpListener::bind("127.18.0.249:0").unwrap();
+        let vip = listener.local_addr().unwrap().ip();
+        let (_gone, mut silent) = connect_from([127, 18, 1, 1], &listener);
+        let (_idle, mut idle) = connect_from([127, 18, 1, 2], &listener);
+        let silence = Duration::from_millis(600);
+        std::thread::sleep(silence);
+        let (_busy, mut busy) = connect_from([127, 18, 1, 2], &listener);
+
+        let destroyed =
+            destroy(vip, Whose::HeardWithin(silence / 2), Instant::now() + LIMIT).unwrap();
+        assert_eq!(destroyed, Destroyed { sockets: 2, kept: 1, ..NONE });
+        for client in [&mut idle, &mut busy] {
+            assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        }
+        silent.set_nonblocking(true).unwrap();
+        let error = silent.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "nobody knows whether it would hear");
+        // What it says makes the difference, a keepalive of its kernel as well.
+        silent.set_nonblocking(false).unwrap();
+        io::Write::write_all(&mut silent, b"?").unwrap();
+        let destroyed =
+            destroy(vip, Whose::HeardWithin(silence / 2), Instant::now() + LIMIT).unwrap();
+        assert_eq!(destroyed, Destroyed { sockets: 1, ..NONE });
     }
 
     #[test]
@@ -412,8 +512,8 @@ mod tests {
         let listener = TcpListener::bind("127.18.0.252:0").unwrap();
         let (_server, mut client) = connect(&listener, listener.local_addr().unwrap());
         let addr = "127.18.0.252".parse().unwrap();
-        let none = destroy(addr, Instant::now()).unwrap();
-        assert_eq!(none, Destroyed { sockets: 0, left: 0, more: true });
+        let none = destroy(addr, Whose::Everybodys, Instant::now()).unwrap();
+        assert_eq!(none, Destroyed { more: true, ..NONE });
         client.set_nonblocking(true).unwrap();
         let error = client.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "it was ended");
@@ -446,6 +546,7 @@ mod tests {
                 assert!(message.result().is_err() || length >= HEADER + 4);
             }
             assert_eq!(Found::parse(&bytes), None);
+            assert_eq!(last_heard(&bytes), None);
         }
     }
 }

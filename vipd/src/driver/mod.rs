@@ -111,6 +111,10 @@ struct Driver {
     next_hops: HashMap<IpAddr, NextHop>,
     possession: Possession,
     holding: Holding,
+    /// VIPs that were withdrawn, with the interface of each: who is connected to one may not know yet.
+    abandoned: BTreeMap<IpAddr, u32>,
+    /// Nothing is known, or only what may be old: what is withdrawn now may be back in a moment.
+    begins: bool,
     rounds: Rounds,
     /// With `fast_fail = "refused"`.
     witness: Option<Witness>,

@@ -18,13 +18,16 @@ use crate::failover::{Desired, State};
 use crate::holding::is_held;
 use crate::netdev::HostAddress;
 use crate::plan::{Service, Step, Vip};
-use crate::sock_diag::{self, Destroyed};
+use crate::sock_diag::{self, Destroyed, Whose};
 
 /// Ending connections may take this part of a lease, which must not run out meanwhile: some 10 to 20
 /// microseconds each, so that it is enough for some 40,000 with the default lease.
 const ENDING: u32 = 4;
 /// The lease is renewed this many times before it would run out.
 const RENEWALS: u32 = 8;
+/// A host that is cut off notices it after more than half of a lease: who was heard in this part of it
+/// can be reached still.
+const HEARD: u32 = 2;
 
 impl Driver {
     /// VIPs that have something to announce from here: in mode `host`, those whose master is this
@@ -133,11 +136,33 @@ impl Driver {
     }
 
     /// Takes from it those that it must not have. Where another host serves one, its connections end
-    /// first; a VIP that is only withdrawn may come back, and they may go on.
+    /// first. One that is withdrawn for want of a majority may come back or not: its clients are told
+    /// now if they can be reached, the others when another host serves it
+    /// ([`Self::end_abandoned`]), and if none ever does, they go on.
     pub(super) fn release(&mut self, vips: &[HostAddress]) {
-        let moved: BTreeSet<IpAddr> =
-            vips.iter().map(|vip| vip.address).filter(|vip| self.is_elsewhere(*vip)).collect();
-        self.let_go(vips, |vip| moved.contains(&vip));
+        let (moved, withdrawn): (Vec<_>, Vec<_>) =
+            vips.iter().partition(|vip| self.is_elsewhere(vip.address));
+        self.let_go(&moved, Some(Whose::Everybodys));
+        let heard = Whose::HeardWithin(self.config.daemon.lease() / HEARD);
+        self.let_go(&withdrawn, (!self.begins).then_some(heard));
+        self.abandoned.extend(withdrawn.iter().map(|vip| (vip.address, vip.ifindex)));
+    }
+
+    /// Ends what is left of the connections to VIPs that were withdrawn and that another host serves
+    /// by now. They become addresses of this host for that moment; nobody is led here by it, since all
+    /// that comes for them is passed on already.
+    pub(super) fn end_abandoned(&mut self) {
+        let back = |vip: &IpAddr| self.network.addresses.iter().any(|own| own.address == *vip);
+        self.abandoned.retain(|vip, _| !back(vip));
+        let moved: Vec<_> = self
+            .abandoned
+            .iter()
+            .filter(|(vip, _)| self.is_elsewhere(**vip))
+            .map(|(&vip, &ifindex)| HostAddress::alone(vip, ifindex))
+            .collect();
+        self.abandoned.retain(|vip, _| moved.iter().all(|it| it.address != *vip));
+        let held: Vec<_> = moved.into_iter().filter(|vip| self.holding.hold(vip)).collect();
+        self.let_go(&held, Some(Whose::Everybodys));
     }
 
     /// Whether another node is served for this VIP, or nobody any more.
@@ -154,11 +179,11 @@ impl Driver {
 
     /// Connections end with a reset to the client, before the address leaves: without it the kernel
     /// could send none. All of them together have one time.
-    fn let_go(&mut self, vips: &[HostAddress], ends: impl Fn(IpAddr) -> bool) {
+    fn let_go(&mut self, vips: &[HostAddress], whose: Option<Whose>) {
         let deadline = std::time::Instant::now() + self.config.daemon.lease() / ENDING;
         for vip in vips {
-            if self.config.failover.free_clients && ends(vip.address) {
-                end_connections(vip.address, deadline);
+            if let Some(whose) = whose.filter(|_| self.config.failover.free_clients) {
+                end_connections(vip.address, whose, deadline);
             }
             self.holding.release(vip);
             self.network.addresses.retain(|own| own != vip);
@@ -233,21 +258,21 @@ impl Driver {
         }
         let is_vip = |own: &&HostAddress| held.iter().any(|(vip, _)| *vip == own.address);
         let own: Vec<HostAddress> = self.network.addresses.iter().filter(is_vip).copied().collect();
-        self.let_go(&own, |_| true);
+        self.let_go(&own, Some(Whose::Everybodys));
         self.holding.restore();
         Ok(silenced?)
     }
 }
 
-/// Ends every connection of this host to a VIP, as far as the time allows.
-fn end_connections(vip: IpAddr, deadline: std::time::Instant) {
-    match sock_diag::destroy(vip, deadline) {
-        Ok(Destroyed { sockets: 0, left: 0, more: false }) => {}
-        Ok(Destroyed { sockets, left: 0, more: false }) => {
-            info!(%vip, sockets, "connections ended");
+/// Ends connections of this host to a VIP, as far as the time allows.
+fn end_connections(vip: IpAddr, whose: Whose, deadline: std::time::Instant) {
+    match sock_diag::destroy(vip, whose, deadline) {
+        Ok(Destroyed { sockets: 0, kept: 0, left: 0, more: false }) => {}
+        Ok(Destroyed { sockets, kept, left: 0, more: false }) => {
+            info!(%vip, sockets, kept, "connections ended");
         }
-        Ok(Destroyed { sockets, left, more }) => {
-            warn!(%vip, sockets, left, more, "not all connections could be ended in time");
+        Ok(Destroyed { sockets, kept, left, more }) => {
+            warn!(%vip, sockets, kept, left, more, "not all connections could be ended in time");
         }
         Err(error) => warn!(
             "the connections to the VIP {vip} can't be ended, and who only waits on one will not \

@@ -81,6 +81,7 @@ impl Driver {
         let planned = Monotonic::now().since(begun);
         let written = self.apply(&plan.steps);
         self.release(&plan.release);
+        self.end_abandoned();
         self.report_problems(plan.problems);
         self.parked(&written);
         let cutovers = self.cutovers(&written, planned);

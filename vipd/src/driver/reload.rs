@@ -93,7 +93,9 @@ impl Driver {
         let (parts, reports) = Parts::new(config.clone(), &self.actual, self.lease, &withdrawn)?;
         self.go_over_to(parts);
         *sources = reports;
+        self.begins = true;
         self.reconcile();
+        self.begins = false;
         self.nodes_changed();
         Ok(())
     }

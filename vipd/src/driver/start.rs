@@ -160,6 +160,8 @@ impl Driver {
             next_hops: HashMap::new(),
             possession,
             holding,
+            abandoned: BTreeMap::new(),
+            begins: true,
             rounds,
             witness,
             settled,
@@ -183,6 +185,7 @@ impl Driver {
         driver.possession.lease(driver.lease);
         // The maps say what the interfaces are before the first packet meets the program.
         driver.reconcile();
+        driver.begins = false;
         let interfaces = driver.config.daemon.interfaces.clone();
         driver.datapath.attach(&interfaces)?;
         driver.datapath.commit();

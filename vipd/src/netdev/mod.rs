@@ -173,6 +173,13 @@ pub struct HostAddress {
     pub ifindex: u32,
 }
 
+impl HostAddress {
+    /// As vipd itself puts a VIP on an interface.
+    pub fn alone(address: IpAddr, ifindex: u32) -> Self {
+        Self { address, prefix: bits(address), ifindex }
+    }
+}
+
 /// Why an interface can't be described.
 #[derive(Debug, thiserror::Error)]
 pub enum NetdevError {

@@ -9,7 +9,7 @@ use vipd_common::maps::Address;
 use super::{Actual, Line, Topology, Wanted};
 use crate::config::Mode;
 use crate::host_address::LOOPBACK;
-use crate::netdev::{HostAddress, bits, contains};
+use crate::netdev::{HostAddress, contains};
 
 /// The addresses of this host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -65,9 +65,7 @@ pub(super) fn missing(held: &BTreeMap<IpAddr, u32>, own: &OwnAddresses) -> Vec<H
         own.addresses.iter().any(|own| own.address == *addr && is_in_place(own, ifindex))
     };
     let missing = held.iter().filter(|(addr, ifindex)| !is_held(addr, **ifindex));
-    missing
-        .map(|(&address, &ifindex)| HostAddress { address, prefix: bits(address), ifindex })
-        .collect()
+    missing.map(|(&address, &ifindex)| HostAddress::alone(address, ifindex)).collect()
 }
 
 /// VIPs that it has and must not. While no master is known they are left as they are: somebody may

@@ -103,8 +103,8 @@ fn judge_lease(
         return None;
     }
     let text = format!(
-        "{name} is called down after {} ms, and lease_ms is {}: two hosts may answer for a VIP where \
-         vipd hangs on the old one",
+        "{name} is called down after {} ms, and lease_ms is {}: two hosts may answer for a VIP whose \
+         old host is cut off, or has a vipd that hangs",
         down_after.as_millis(),
         lease.as_millis()
     );

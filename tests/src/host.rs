@@ -178,9 +178,19 @@ impl Host {
 
     /// Whether `address` is on any interface of this host.
     pub fn has_address(&self, address: IpAddr) -> Result<bool> {
+        self.lists_address(address, &[])
+    }
+
+    /// Whether `address` is on this interface.
+    pub fn has_address_on(&self, interface: &str, address: IpAddr) -> Result<bool> {
+        self.lists_address(address, &["dev", interface])
+    }
+
+    fn lists_address(&self, address: IpAddr, of: &[&str]) -> Result<bool> {
         let wanted = address.to_string();
         let mut ip = std::process::Command::new("ip");
-        let listed = output(ip.args(["-n", self.namespace.name(), "-oneline", "addr", "show"]))?;
+        ip.args(["-n", self.namespace.name(), "-oneline", "addr", "show"]).args(of);
+        let listed = output(&mut ip)?;
         let mut words = listed.split_whitespace();
         Ok(words.any(|word| word.split('/').next() == Some(&wanted)))
     }

@@ -481,7 +481,7 @@ mod tests {
         let vip = listener.local_addr().unwrap().ip();
         let (_gone, mut silent) = connect_from([127, 18, 1, 1], &listener);
         let (_idle, mut idle) = connect_from([127, 18, 1, 2], &listener);
-        let silence = Duration::from_millis(600);
+        let silence = Duration::from_secs(3);
         std::thread::sleep(silence);
         let (_busy, mut busy) = connect_from([127, 18, 1, 2], &listener);
 

@@ -1,5 +1,6 @@
 //! vipd itself goes, or the Sentinels that it listens to.
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -8,7 +9,7 @@ use vipd_tests::peers::script::ScriptRecipe;
 use vipd_tests::scenario::{Traffic, verify_after_failover};
 use vipd_tests::wait::{PATIENCE, wait_until};
 use vipd_tests::witness::{Terms, Witness, witnessed, witnessed_on};
-use vipd_tests::{Lab, Options};
+use vipd_tests::{Family, Lab, Options};
 
 use crate::{host_mode, wait_demoted, wait_withdrawn};
 
@@ -92,6 +93,28 @@ fn a_vipd_that_was_frozen_for_longer_than_the_lease_answers_again_when_it_thaws(
     });
 }
 
+/// It withdraws until it has heard what is new, and that is over before a client notices.
+#[test]
+fn a_vipd_that_stood_still_ends_no_connection() {
+    let lease = Duration::from_secs(2);
+    for standstill in [lease * 7 / 8, lease * 3 / 2] {
+        witnessed_on(terms(lease), with_lease(lease), |lab, witness| {
+            let master = lab.master()?;
+            lab.daemons[master].freeze()?;
+            thread::sleep(standstill);
+            lab.daemons[master].thaw()?;
+            witness.wait_answered_by(lab, master)?;
+            lab.wait_serving(master)?;
+            witness.wait_served_by(lab, master)?;
+            for ledger in witness.traffic().ledgers().iter().filter(|it| it.client == "persistent")
+            {
+                ensure!(ledger.connections == 1, "its connection ended: {:?}", ledger.failures);
+            }
+            Ok(master)
+        });
+    }
+}
+
 #[test]
 fn a_vipd_that_is_stopped_leaves_nothing_and_takes_the_vip_again() {
     witnessed(host_mode(), |lab, witness| {
@@ -157,6 +180,40 @@ fn without_a_majority_of_the_sentinels_the_vip_is_held_if_so_configured() {
         lab.sentinels[1].thaw()?;
         Ok(master)
     });
+}
+
+/// An IPv6 VIP must be where it is silent, so the one on the interface goes; it is served all the same.
+#[test]
+fn an_ipv6_vip_that_somebody_binds_to_the_interface_as_well_is_taken_off_and_no_connection_ends() {
+    let lease = Duration::from_secs(1);
+    let options = with_lease(lease).family(Family::V6);
+    witnessed_on(terms(lease), options, |lab, witness| {
+        let master = lab.master()?;
+        // A vipd that has just started ends nobody's connections anyway.
+        thread::sleep(lease * 3 / 2);
+        let host = lab.nodes[master].host();
+        for service in lab.services() {
+            let vip = service.ip();
+            host.namespace.ip_batch(&format!("addr add {vip}/64 dev eth0 nodad\n"))?;
+            wait_until("the interface has it no more", PATIENCE, || {
+                Ok(!host.has_address_on("eth0", vip)?)
+            })?;
+            ensure!(host.has_address(vip)?, "it is nowhere");
+        }
+        witness.wait_served_by(lab, master)?;
+        verify_unbroken(witness)?;
+        Ok(master)
+    });
+}
+
+/// Fails if the client that keeps its connection had to make another.
+fn verify_unbroken(witness: &Witness) -> Result<()> {
+    for ledger in
+        witness.traffic().ledgers().iter().filter(|it| it.client.starts_with("persistent"))
+    {
+        ensure!(ledger.connections == 1, "its connection ended: {:?}", ledger.failures);
+    }
+    Ok(())
 }
 
 pub fn vipd_frozen(lab: &mut Lab, witness: &Witness) -> Result<usize> {

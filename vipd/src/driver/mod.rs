@@ -113,8 +113,6 @@ struct Driver {
     holding: Holding,
     /// VIPs that were withdrawn, with the interface of each: who is connected to one may not know yet.
     abandoned: BTreeMap<IpAddr, u32>,
-    /// Nothing is known, or only what may be old: what is withdrawn now may be back in a moment.
-    begins: bool,
     rounds: Rounds,
     /// With `fast_fail = "refused"`.
     witness: Option<Witness>,
@@ -139,6 +137,9 @@ struct Driver {
     lease: Monotonic,
     /// When it was renewed, or was to be.
     lease_kept: Instant,
+    /// When this vipd started, was reloaded or had stood still: what it withdraws within the next lease
+    /// may be back in a moment.
+    unsure_since: Instant,
     /// VIPs may become addresses of this host: the program is in its place.
     may_hold: bool,
     /// Where the configuration is from; none if it was all flags.

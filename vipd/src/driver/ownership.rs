@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::mem;
 use std::net::IpAddr;
 
 use tokio::time::Instant;
@@ -25,9 +26,11 @@ use crate::sock_diag::{self, Destroyed, Whose};
 const ENDING: u32 = 4;
 /// The lease is renewed this many times before it would run out.
 const RENEWALS: u32 = 8;
-/// A host that is cut off notices it after more than half of a lease: who was heard in this part of it
-/// can be reached still.
-const HEARD: u32 = 2;
+/// A host that is cut off notices it after more than half of a lease, also if the last answer before
+/// was lost: who was heard in this part of it can be reached still.
+const HEARD: u32 = 3;
+/// The driver turns much more often than this in a lease, unless it stands still.
+const STANDSTILL: u32 = 2;
 
 impl Driver {
     /// VIPs that have something to announce from here: in mode `host`, those whose master is this
@@ -136,33 +139,59 @@ impl Driver {
     }
 
     /// Takes from it those that it must not have. Where another host serves one, its connections end
-    /// first. One that is withdrawn for want of a majority may come back or not: its clients are told
-    /// now if they can be reached, the others when another host serves it
-    /// ([`Self::end_abandoned`]), and if none ever does, they go on.
-    pub(super) fn release(&mut self, vips: &[HostAddress]) {
-        let (moved, withdrawn): (Vec<_>, Vec<_>) =
-            vips.iter().partition(|vip| self.is_elsewhere(vip.address));
-        self.let_go(&moved, Some(Whose::Everybodys));
+    /// first. One of mode `host` that is withdrawn may come back or not: its clients are told now if
+    /// they can be reached, the others when another host serves it ([`Self::end_abandoned`]), and if
+    /// none ever does, they go on. `claimed`: a VIP that is only on the wrong interface stays.
+    pub(super) fn release(&mut self, vips: &[HostAddress], claimed: &BTreeSet<IpAddr>) {
+        let deadline = self.deadline_to_end();
         let heard = Whose::HeardWithin(self.config.daemon.lease() / HEARD);
-        self.let_go(&withdrawn, (!self.begins).then_some(heard));
-        self.abandoned.extend(withdrawn.iter().map(|vip| (vip.address, vip.ifindex)));
+        let sure = self.is_sure();
+        for vip in vips {
+            if self.is_elsewhere(vip.address) {
+                self.let_go(vip, Some(Whose::Everybodys), deadline);
+            } else if self.is_of_mode_host(vip.address) && !claimed.contains(&vip.address) {
+                self.let_go(vip, sure.then_some(heard), deadline);
+                self.abandoned.insert(vip.address, vip.ifindex);
+            } else {
+                self.let_go(vip, None, deadline);
+            }
+        }
     }
 
     /// Ends what is left of the connections to VIPs that were withdrawn and that another host serves
-    /// by now. They become addresses of this host for that moment; nobody is led here by it, since all
-    /// that comes for them is passed on already.
+    /// by now. They become addresses of this host for that moment; nobody is led here by it, since the
+    /// program doesn't answer for them, and passes on or drops what comes: to be called only when
+    /// the maps say so.
     pub(super) fn end_abandoned(&mut self) {
-        let back = |vip: &IpAddr| self.network.addresses.iter().any(|own| own.address == *vip);
-        self.abandoned.retain(|vip, _| !back(vip));
-        let moved: Vec<_> = self
-            .abandoned
-            .iter()
-            .filter(|(vip, _)| self.is_elsewhere(**vip))
-            .map(|(&vip, &ifindex)| HostAddress::alone(vip, ifindex))
-            .collect();
-        self.abandoned.retain(|vip, _| moved.iter().all(|it| it.address != *vip));
-        let held: Vec<_> = moved.into_iter().filter(|vip| self.holding.hold(vip)).collect();
-        self.let_go(&held, Some(Whose::Everybodys));
+        let mut abandoned = mem::take(&mut self.abandoned);
+        abandoned.retain(|vip, _| self.is_of_mode_host(*vip) && !self.is_own(*vip));
+        let (moved, waiting): (Vec<_>, Vec<_>) =
+            abandoned.into_iter().partition(|(vip, _)| self.is_elsewhere(*vip));
+        self.abandoned.extend(waiting);
+        let deadline = self.deadline_to_end();
+        for (vip, ifindex) in moved {
+            info!(%vip, "another host has it: the connections that are left here end");
+            let vip = HostAddress::alone(vip, ifindex);
+            if self.holding.hold(&vip) {
+                self.let_go(&vip, Some(Whose::Everybodys), deadline);
+            }
+        }
+    }
+
+    /// Whether what this vipd knows is neither new nor old.
+    fn is_sure(&self) -> bool {
+        let lease = self.config.daemon.lease();
+        !self.stood_still() && self.unsure_since.elapsed() > lease
+    }
+
+    /// Whether nothing was done for longer than there is a reason for. After that, everything is ready
+    /// at once, and the lease need not be the first that is looked at.
+    fn stood_still(&self) -> bool {
+        self.lease_kept.elapsed() > self.config.daemon.lease() / STANDSTILL
+    }
+
+    fn is_of_mode_host(&self, vip: IpAddr) -> bool {
+        self.topology.vips.iter().any(|it| it.addr == vip && it.mode == Mode::Host)
     }
 
     /// Whether another node is served for this VIP, or nobody any more.
@@ -178,16 +207,17 @@ impl Driver {
     }
 
     /// Connections end with a reset to the client, before the address leaves: without it the kernel
-    /// could send none. All of them together have one time.
-    fn let_go(&mut self, vips: &[HostAddress], whose: Option<Whose>) {
-        let deadline = std::time::Instant::now() + self.config.daemon.lease() / ENDING;
-        for vip in vips {
-            if let Some(whose) = whose.filter(|_| self.config.failover.free_clients) {
-                end_connections(vip.address, whose, deadline);
-            }
-            self.holding.release(vip);
-            self.network.addresses.retain(|own| own != vip);
+    /// could send none.
+    fn let_go(&mut self, vip: &HostAddress, whose: Option<Whose>, deadline: std::time::Instant) {
+        if let Some(whose) = whose.filter(|_| self.config.failover.free_clients) {
+            end_connections(vip.address, whose, deadline);
         }
+        self.holding.release(vip);
+        self.network.addresses.retain(|own| own != vip);
+    }
+
+    fn deadline_to_end(&self) -> std::time::Instant {
+        std::time::Instant::now() + self.config.daemon.lease() / ENDING
     }
 
     /// What the held addresses ask of the kernel, where there are any.
@@ -212,6 +242,9 @@ impl Driver {
     /// knows is old. It begins anew, as after a restart: nothing is announced until a majority of
     /// the Sentinels has spoken.
     pub(super) fn keep_lease(&mut self, sources: &mut Sources) {
+        if self.stood_still() {
+            self.unsure_since = Instant::now();
+        }
         self.lease_kept = Instant::now();
         if self.lease < Monotonic::now() && self.is_a_redis_host() {
             warn!("the lease has run out: nothing is announced until the Sentinels have spoken");
@@ -258,7 +291,10 @@ impl Driver {
         }
         let is_vip = |own: &&HostAddress| held.iter().any(|(vip, _)| *vip == own.address);
         let own: Vec<HostAddress> = self.network.addresses.iter().filter(is_vip).copied().collect();
-        self.let_go(&own, Some(Whose::Everybodys));
+        let deadline = self.deadline_to_end();
+        for vip in &own {
+            self.let_go(vip, Some(Whose::Everybodys), deadline);
+        }
         self.holding.restore();
         Ok(silenced?)
     }

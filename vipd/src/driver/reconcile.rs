@@ -79,9 +79,11 @@ impl Driver {
             plan = self.plan();
         }
         let planned = Monotonic::now().since(begun);
-        let written = self.apply(&plan.steps);
-        self.release(&plan.release);
-        self.end_abandoned();
+        let (written, done) = self.apply(&plan.steps);
+        self.release(&plan.release, &claimed);
+        if done {
+            self.end_abandoned();
+        }
         self.report_problems(plan.problems);
         self.parked(&written);
         let cutovers = self.cutovers(&written, planned);
@@ -128,8 +130,8 @@ impl Driver {
         plan::diff(&self.topology, &wanted, &self.actual)
     }
 
-    /// Takes the steps; returns the lines of ACTIVE that it changed.
-    fn apply(&mut self, steps: &[Step]) -> Vec<Written> {
+    /// Takes the steps; returns the lines of ACTIVE that it changed, and whether all was done.
+    fn apply(&mut self, steps: &[Step]) -> (Vec<Written>, bool) {
         let mut written = Vec::new();
         for step in steps {
             let at = Monotonic::now();
@@ -140,7 +142,7 @@ impl Driver {
                     Ok(actual) => self.actual = actual,
                     Err(error) => error!("{:#}", anyhow::Error::from(error)),
                 }
-                return written;
+                return (written, false);
             }
             if let Step::SetActive { service, active } = *step {
                 let before = self.actual.active(service);
@@ -148,7 +150,7 @@ impl Driver {
             }
             self.actual.apply(step);
         }
-        written
+        (written, true)
     }
 
     /// By master, what was written for its services. Looked up only now: between the first service

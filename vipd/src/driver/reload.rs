@@ -10,6 +10,7 @@ use std::mem;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::knowledge::Knowledge;
@@ -49,7 +50,8 @@ impl Driver {
         }
         let withdrawn = withdrawn(&self.knowledge, self.failover.desired());
         // The new followers start to ask here; what they hear waits in their queue.
-        let (parts, reports) = Parts::new(config, &self.actual, self.lease, &withdrawn)?;
+        let heard = |name: &str| self.failover.heard(self.knowledge.master(name)?);
+        let (parts, reports) = Parts::new(config, &self.actual, self.lease, &withdrawn, heard)?;
         let hints = self.listen_for_hints(&parts.config.daemon.notify_socket).await?;
         self.attach_added(&parts.config.daemon)?;
 
@@ -90,12 +92,11 @@ impl Driver {
         let hosts = config.vips.iter().filter(|vip| vip.mode == Mode::Host);
         let services = hosts.flat_map(|vip| &vip.services);
         let withdrawn: BTreeSet<&str> = services.map(|service| service.master.as_str()).collect();
-        let (parts, reports) = Parts::new(config.clone(), &self.actual, self.lease, &withdrawn)?;
+        let (parts, reports) =
+            Parts::new(config.clone(), &self.actual, self.lease, &withdrawn, |_| None)?;
         self.go_over_to(parts);
         *sources = reports;
-        self.begins = true;
         self.reconcile();
-        self.begins = false;
         self.nodes_changed();
         Ok(())
     }
@@ -118,6 +119,7 @@ impl Driver {
         self.requests.renumber(|master| knowledge.master(self.knowledge.name(master)));
         let names = self.settled.iter().map(|master| self.knowledge.name(*master));
         self.settled = names.filter_map(|name| knowledge.master(name)).collect();
+        self.unsure_since = Instant::now();
         self.config = config;
         self.topology = topology;
         self.failover = failover;

@@ -54,7 +54,7 @@ pub(super) struct Sources {
 impl Parts {
     /// Goes on from what the maps hold, and begins to ask the Sentinels. `lease` is until when
     /// addresses of mode `host` are answered for; masters that are `withdrawn`, by name, stay so
-    /// until a majority agrees.
+    /// until a majority agrees. `heard` is when the Sentinels were last heard of a master.
     ///
     /// # Errors
     ///
@@ -64,6 +64,7 @@ impl Parts {
         actual: &Actual,
         lease: Monotonic,
         withdrawn: &BTreeSet<&str>,
+        heard: impl Fn(&str) -> Option<Monotonic>,
     ) -> Result<(Self, Sources)> {
         let topology = Topology::new(&config);
         let now = Monotonic::now();
@@ -71,6 +72,7 @@ impl Parts {
         for (name, target) in config.masters().into_iter().zip(&mut targets) {
             if let Some(target) = target {
                 target.announced &= !withdrawn.contains(name);
+                target.heard = heard(name);
             }
         }
         let failover = Failover::new(&Settings::new(&config), &targets, now);
@@ -135,8 +137,11 @@ impl Driver {
         }
 
         let leased = adopted.lease > Monotonic::now();
+        // It began when its last owner was sure of a majority, or later.
+        let lease = u64::try_from(config.daemon.lease().as_nanos()).unwrap_or(u64::MAX);
+        let heard = Monotonic(adopted.lease.0.saturating_sub(lease));
         let (parts, mut sources) =
-            Parts::new(config, &adopted.actual, adopted.lease, &BTreeSet::new())?;
+            Parts::new(config, &adopted.actual, adopted.lease, &BTreeSet::new(), |_| Some(heard))?;
         let Parts { config, topology, failover, knowledge, watchers, followers, witness } = parts;
         let (possession, probes) =
             Possession::new(&adopted.actual, Schedule::from(&config.announce))?;
@@ -161,7 +166,6 @@ impl Driver {
             possession,
             holding,
             abandoned: BTreeMap::new(),
-            begins: true,
             rounds,
             witness,
             settled,
@@ -173,6 +177,7 @@ impl Driver {
             cables: Vec::new(),
             may_hold: false,
             lease_kept: Instant::now(),
+            unsure_since: Instant::now(),
             detached: BTreeSet::new(),
             host_problems: BTreeSet::new(),
             lease: adopted.lease,
@@ -185,7 +190,6 @@ impl Driver {
         driver.possession.lease(driver.lease);
         // The maps say what the interfaces are before the first packet meets the program.
         driver.reconcile();
-        driver.begins = false;
         let interfaces = driver.config.daemon.interfaces.clone();
         driver.datapath.attach(&interfaces)?;
         driver.datapath.commit();

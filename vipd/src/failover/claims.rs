@@ -39,7 +39,7 @@ pub(super) struct Claims {
     configured: usize,
     /// How long a claim counts towards a majority; for as long as its Sentinel is connected if none.
     lease: Option<Duration>,
-    /// Nobody can have been heard before.
+    /// A majority was heard then, or is believed to have been.
     since: Monotonic,
     voices: BTreeMap<SentinelId, Voice>,
 }
@@ -58,8 +58,8 @@ struct Voice {
 }
 
 impl Claims {
-    pub(super) fn new(configured: usize, lease: Option<Duration>, now: Monotonic) -> Self {
-        Self { configured, lease, since: now, voices: BTreeMap::new() }
+    pub(super) fn new(configured: usize, lease: Option<Duration>, since: Monotonic) -> Self {
+        Self { configured, lease, since, voices: BTreeMap::new() }
     }
 
     /// Whether this is the first time that this Sentinel says this.
@@ -112,15 +112,19 @@ impl Claims {
         }
     }
 
-    /// Until when a majority of the configured Sentinels was heard not longer than the lease ago, as
-    /// far as is known: whatever becomes of their connections. None without a lease.
-    pub(super) fn heard_until(&self) -> Option<Monotonic> {
-        let lease = self.lease?;
+    /// When the last majority of the configured Sentinels was asked that answered, whatever became of
+    /// their connections.
+    pub(super) fn heard(&self) -> Monotonic {
         let configured = self.voices.range(..SentinelId(self.configured));
         let mut heard: Vec<_> = configured.map(|(_, voice)| voice.heard).collect();
         heard.sort_unstable();
         let last = heard.iter().rev().nth(self.majority() - 1).copied();
-        Some(last.unwrap_or_default().max(self.since) + lease)
+        last.unwrap_or_default().max(self.since)
+    }
+
+    /// Until when that is not longer ago than the lease, as far as is known. None without a lease.
+    pub(super) fn heard_until(&self) -> Option<Monotonic> {
+        self.lease.map(|lease| self.heard() + lease)
     }
 
     /// Applies the epoch fence (mastership rule 1) to the live claims.

@@ -25,8 +25,8 @@ pub(super) struct Master {
     /// When no majority was heard for the lease; none where nothing depends on that, or once it has
     /// had its consequences.
     lapse_at: Option<Monotonic>,
-    /// It has had them, and no majority was heard since.
-    lapsed: bool,
+    /// That moment, once it has had them, until a majority was heard since.
+    lapsed: Option<Monotonic>,
     /// The longest that a Sentinel's word parks the services.
     park: Duration,
     /// What a failover that is on its way is allowed, and until when.
@@ -61,7 +61,7 @@ impl Master {
     ) -> Self {
         let phase = match adopted {
             None => Phase::Learning,
-            Some(Adopted { target, provisional, parked, announced }) => {
+            Some(Adopted { target, provisional, parked, announced, heard: _ }) => {
                 let provisional = provisional.map(|node| Provisional { node, leader: None });
                 let served = Served { target, provisional };
                 match (announced, parked) {
@@ -71,13 +71,14 @@ impl Master {
                 }
             }
         };
-        let claims = Claims::new(settings.configured_sentinels, policy.lease(), now);
+        let since = adopted.and_then(|adopted| adopted.heard).unwrap_or(now);
+        let claims = Claims::new(settings.configured_sentinels, policy.lease(), since);
         let waiting = Waiting::new(phase, claims.support(now), policy);
         let due = waiting.patience(policy).map(|patience| now + patience);
         let limit = Limit::of(phase);
         Self {
             lapse_at: claims.heard_until().filter(|_| phase.announces()),
-            lapsed: false,
+            lapsed: None,
             claims,
             phase,
             policy,
@@ -107,6 +108,10 @@ impl Master {
     /// When [`Turn::tick`] is wanted.
     pub(super) fn deadline(&self) -> Option<Monotonic> {
         [self.due, self.lapse_at, self.limit_at].into_iter().flatten().min()
+    }
+
+    pub(super) fn heard(&self) -> Monotonic {
+        self.claims.heard()
     }
 
     fn is_early(&self) -> bool {
@@ -256,20 +261,24 @@ impl Turn<'_> {
         let announced = self.master.phase.target().filter(|_| self.master.phase.announces());
         let Some(present) = announced else {
             self.master.lapse_at = None;
-            self.master.lapsed = false;
+            self.master.lapsed = None;
             return;
         };
+        // Some events are older than the one before them: only a later word ends it.
+        if self.master.lapsed.is_some_and(|lapsed| until <= lapsed || until <= self.now) {
+            return;
+        }
         if self.now < until {
             self.master.lapse_at = Some(until);
-            if std::mem::take(&mut self.master.lapsed) {
+            if self.master.lapsed.take().is_some() {
                 self.notice(Notice::SentinelsBack);
             }
-        } else if !self.master.lapsed {
+        } else {
             self.master.lapse_at = None;
             self.notice(Notice::SentinelsLost { present, policy: self.master.policy });
             let (action, support) = (self.master.policy.action, self.support());
             self.step(Input::Overdue { action, support });
-            self.master.lapsed = self.master.phase.announces();
+            self.master.lapsed = self.master.phase.announces().then_some(until);
         }
     }
 

@@ -64,6 +64,9 @@ pub struct Adopted {
     /// Whether it is still answered for. If not, the lease of mode `host` has run out and others
     /// may have moved on: a majority must agree before it is again.
     pub announced: bool,
+    /// When the last majority was asked that answered, or the earliest that it may have been; now, if
+    /// unknown. A new daemon doesn't begin a new lease.
+    pub heard: Option<Monotonic>,
 }
 
 /// A node, and the config-epoch that made it master.
@@ -377,6 +380,11 @@ impl Failover {
     /// What the kernel should look like now, one for each master.
     pub fn desired(&self) -> &[Desired] {
         &self.desired
+    }
+
+    /// When the last majority of the Sentinels was asked that answered, as far as is known.
+    pub fn heard(&self, master: MasterId) -> Option<Monotonic> {
+        self.masters.get(master.0).map(Master::heard)
     }
 
     fn with(

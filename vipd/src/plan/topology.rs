@@ -134,7 +134,10 @@ impl Topology {
             let parked =
                 leased && leads_there && actual.active(index).state() == ServiceState::Parked;
             match entry {
-                None => *entry = Some(Adopted { target, provisional, parked, announced }),
+                None => {
+                    let heard = None;
+                    *entry = Some(Adopted { target, provisional, parked, announced, heard });
+                }
                 Some(known) => {
                     known.announced &= announced;
                     known.parked |= parked;

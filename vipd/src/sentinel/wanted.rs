@@ -28,9 +28,14 @@ impl Wanted {
         self.changed.notify_one();
     }
 
-    /// Read these when nothing is urgent.
+    /// Read these when nothing is urgent; not before the last round is through, or those that come last
+    /// would never be read by a Sentinel that is slow.
     pub(super) fn routine(&self, masters: impl IntoIterator<Item = MasterId>) {
-        self.lock().routine.extend(masters);
+        let mut sets = self.lock();
+        if sets.routine.is_empty() {
+            sets.routine.extend(masters);
+        }
+        drop(sets);
         self.changed.notify_one();
     }
 
@@ -79,5 +84,16 @@ mod tests {
         assert_eq!(wanted.next(2).await, [MasterId(0), MasterId(1)]);
         assert_eq!(wanted.next(16).await, [MasterId(3)]);
         assert_eq!(wanted.take(16), []);
+    }
+
+    #[test]
+    fn whoever_is_slow_reads_all_of_them_in_turn() {
+        let wanted = Wanted::default();
+        let mut read = BTreeSet::new();
+        for _ in 0..8 {
+            wanted.routine((0..8).map(MasterId));
+            read.extend(wanted.take(1));
+        }
+        assert_eq!(read.len(), 8);
     }
 }

@@ -124,6 +124,7 @@ fn adopted(target: impl Strategy<Value = Target>) -> impl Strategy<Value = Optio
             target,
             provisional: provisional.filter(|node| *node != target.addr),
             announced,
+            heard: None,
         },
     );
     proptest::option::of(adopted)

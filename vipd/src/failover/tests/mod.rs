@@ -63,7 +63,7 @@ fn serving(target: Target) -> Desired {
 }
 
 fn adopt(target: Target) -> Adopted {
-    Adopted { target, provisional: None, parked: false, announced: true }
+    Adopted { target, provisional: None, parked: false, announced: true, heard: None }
 }
 
 /// The longest park.
@@ -473,6 +473,26 @@ fn a_host_does_not_come_back_on_the_word_of_a_majority_that_has_grown_old() {
 }
 
 #[test]
+fn a_vipd_that_is_restarted_or_reloaded_goes_on_with_the_lease_that_there_was() {
+    let policy = LossPolicy::host(OnSentinelLoss::Withdraw, LEASE);
+    let settings = Settings {
+        configured_sentinels: 3,
+        policies: vec![policy],
+        cutover: Cutover::Early,
+        park: PARK,
+    };
+    let present = target(101, 3);
+    let adopted = Adopted { heard: Some(at(7000)), ..adopt(present) };
+    let mut failover = Failover::new(&settings, &[Some(adopted)], at(9000));
+    assert_eq!(failover.deadline(), Some(at(7000) + LEASE));
+    failover.handle(at(9100), claim_at(at(9050), S[0], present));
+    assert_eq!(failover.heard(MASTER), Some(at(7000)), "one alone");
+    failover.handle(at(9100), claim_at(at(9040), S[1], present));
+    assert_eq!(failover.heard(MASTER), Some(at(9040)));
+    assert_eq!(failover.deadline(), Some(at(9040) + LEASE));
+}
+
+#[test]
 fn a_host_that_can_t_reach_the_new_master_lets_go_all_the_same() {
     let (mut lab, _, present) = owner(OnSentinelLoss::Withdraw);
     let candidate = target(102, 4);
@@ -496,6 +516,11 @@ fn a_host_may_be_told_to_hold_in_a_minority() {
     lab.expect_overdue(&[notice(Notice::SentinelsLost { present, policy })]);
     assert_eq!(lab.desired(), serving(present));
     assert_eq!(lab.failover.deadline(), None, "said once");
+    // What was seen before and is told of after is no news.
+    let ended = lab.now;
+    lab.now = at(2990);
+    lab.expect(role(101, AS_MASTER), &[]);
+    lab.now = ended;
     lab.now = at(9000);
     lab.expect(claim_at(at(8999), S[0], present), &[]);
     lab.expect(claim_at(at(8999), S[1], present), &[notice(Notice::SentinelsBack)]);

@@ -4,7 +4,7 @@ use super::*;
 use crate::failover::Adopted;
 
 fn adopted(target: Target) -> Adopted {
-    Adopted { target, provisional: None, parked: false, announced: true }
+    Adopted { target, provisional: None, parked: false, announced: true, heard: None }
 }
 
 fn parked(slot: u16, generation: u32) -> Active {

@@ -87,7 +87,8 @@ fn a_configured_backend_port_replaces_the_node_s() {
             target: target(101, 1),
             provisional: None,
             parked: false,
-            announced: true
+            announced: true,
+            heard: None,
         })]
     );
 }

@@ -116,6 +116,11 @@ impl Options {
         Self { family, ..self }
     }
 
+    /// The same with this `lease_ms`, and nothing else in the daemon's section.
+    pub fn lease(self, lease: Duration) -> Self {
+        Self { daemon: format!("lease_ms = {}", lease.as_millis()), ..self }
+    }
+
     /// The same with Sentinels that are quick to find a master down: for a person to watch.
     pub fn eager(self) -> Self {
         Self { down_after: Duration::from_millis(500), ..self }

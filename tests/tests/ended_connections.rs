@@ -33,6 +33,16 @@ fn it_leaves_them_alone_if_so_configured() {
         lab.wait_serving(new)?;
         let log = std::fs::read_to_string(lab.daemons[old].log())?;
         ensure!(!log.contains("connections ended"), "they were ended");
+
+        // Neither are those that are left when a host is back that was away.
+        lab.wait_settled()?;
+        lab.nodes[new].host().link_down()?;
+        let newest = lab.wait_promoted(new)?;
+        lab.nodes[new].host().link_up()?;
+        lab.wait_serving(newest)?;
+        let log = std::fs::read_to_string(lab.daemons[new].log())?;
+        ensure!(log.contains("released"), "it has never withdrawn");
+        ensure!(!log.contains("connections"), "some were to be ended");
         Ok(())
     });
 }
@@ -42,7 +52,8 @@ fn it_leaves_them_alone_if_so_configured() {
 #[test]
 fn a_host_that_is_cut_off_tells_the_clients_that_it_can_reach() {
     // As long as it may be, below Sentinel's patience: who was not heard for a third of it is not told.
-    scenario(with_lease(Duration::from_millis(2800)), |lab| {
+    let lease = Duration::from_millis(2800);
+    scenario(Options::mode(Mode::Host).lease(lease), |lab| {
         let old = lab.master()?;
         let traffic = Traffic::start(lab, old)?;
         let blocked = block(lab, old)?;
@@ -60,7 +71,8 @@ fn a_host_that_is_cut_off_tells_the_clients_that_it_can_reach() {
 #[test]
 fn who_could_not_be_reached_is_told_when_the_old_owner_is_back() {
     for family in [Family::V4, Family::V6] {
-        scenario(with_lease(Duration::from_secs(2)).family(family), |lab| {
+        let options = Options::mode(Mode::Host).lease(Duration::from_secs(2)).family(family);
+        scenario(options, |lab| {
             let old = lab.master()?;
             let blocked = block(lab, old)?;
             lab.nodes[old].host().link_down()?;
@@ -91,10 +103,6 @@ fn blocked_clients_are_told(lab: &mut Lab) -> Result<()> {
     ensure!(lab.nodes[old].role()? == Role::Master, "only its demotion ended them");
     let new = lab.wait_failed_over(old)?;
     lab.wait_serving(new)
-}
-
-fn with_lease(lease: Duration) -> Options {
-    Options { daemon: format!("lease_ms = {}", lease.as_millis()), ..Options::mode(Mode::Host) }
 }
 
 type Blocked = JoinHandle<RedisResult<Value>>;

@@ -8,7 +8,7 @@ use vipd_tests::Lab;
 use vipd_tests::redis_node::Role;
 use vipd_tests::witness::{Witness, witnessed, witnessed_on};
 
-use crate::daemon::{terms, with_lease};
+use crate::daemon::terms;
 use crate::{host_mode, wait_demoted, wait_withdrawn};
 
 #[test]
@@ -45,7 +45,7 @@ fn a_host_that_only_clients_can_reach_lets_the_vip_go() {
 fn a_host_that_is_cut_off_is_silent_before_another_one_answers() {
     // Shorter than Sentinel's patience, as `check` wants it.
     let lease = Duration::from_secs(2);
-    witnessed_on(terms(lease), with_lease(lease), |lab, witness| {
+    witnessed_on(terms(lease), host_mode().lease(lease), |lab, witness| {
         let (old, begun) = (lab.master()?, Monotonic::now());
         let new = cut_off(lab, witness)?;
         for recorder in witness.recorders() {

@@ -151,7 +151,9 @@ impl Driver {
                 self.let_go(vip, Some(Whose::Everybodys), deadline);
             } else if self.is_of_mode_host(vip.address) && !claimed.contains(&vip.address) {
                 self.let_go(vip, sure.then_some(heard), deadline);
-                self.abandoned.insert(vip.address, vip.ifindex);
+                if self.config.failover.free_clients {
+                    self.abandoned.insert(vip.address, vip.ifindex);
+                }
             } else {
                 self.let_go(vip, None, deadline);
             }
